@@ -1,0 +1,1 @@
+"""Ternary matrix products on a CPU."""

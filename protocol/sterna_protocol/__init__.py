@@ -1,0 +1,1 @@
+"""The Sterna protocol, without I/O."""
