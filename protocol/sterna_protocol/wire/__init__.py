@@ -1,1 +1,1 @@
-"""Bytes and their meaning."""
+"""Bytes and their meaning: ids, limits, canonical encoding, signing, messages, chunks."""

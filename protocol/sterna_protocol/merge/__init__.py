@@ -1,0 +1,1 @@
+"""What the result is: adapter scheme, delta codec, integer merge."""

@@ -1,0 +1,1 @@
+"""What is final: messages of a round, consensus, certificates, the chain, anti-entropy."""

@@ -1,0 +1,284 @@
+"""The messages of a swarm and their frames.
+
+A frame is one byte, the kind, and the canonical encoding of the record of that kind. ``Signed`` carries every
+message that has one author; a ``Certificate`` speaks through the signatures inside it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from itertools import pairwise
+from typing import Annotated, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from sterna_protocol.errors import MalformedMessage
+from sterna_protocol.wire import signing
+from sterna_protocol.wire.encoding import Record
+from sterna_protocol.wire.ids import ID_BYTES, Attempt, Digest, PeerKey, Round, sha256
+from sterna_protocol.wire.limits import (
+    MAX_ANNOUNCEMENTS,
+    MAX_COMMITTEE,
+    MAX_FRAME_BYTES,
+    MAX_SLATE,
+)
+
+Signature = Annotated[bytes, Field(min_length=signing.SIGNATURE_BYTES, max_length=signing.SIGNATURE_BYTES)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Choice = Annotated[bytes, Field(max_length=ID_BYTES)]
+"""The id of a decision (32 bytes), or empty: no decision in this attempt."""
+
+
+class Kind(IntEnum):
+    """First byte of a frame, and the role inside a signature's preimage."""
+
+    ANNOUNCEMENT = 1
+    ATTESTATION = 2
+    PROPOSAL = 3
+    PREVOTE = 4
+    PRECOMMIT = 5
+    CERTIFICATE = 6
+    EVIDENCE = 7
+
+
+class Figures(Record):
+    """What the author says of its own training: shown, never trusted."""
+
+    loss_before_micronats: Count
+    loss_after_micronats: Count
+    steps: Count
+    tokens: Count
+    milliseconds: Count
+
+
+class Announcement(Record):
+    """ "My delta for this round is this blob." """
+
+    delta: Digest
+    trained_round: Round
+    base_adapter: Digest
+    figures: Figures
+
+
+class Attestation(Record):
+    """ "I hold, checked and will serve these announced deltas": ids of announcements, ascending."""
+
+    accepted: Annotated[tuple[Digest, ...], Field(max_length=MAX_ANNOUNCEMENTS)]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        return _require_ascending(self, self.accepted)
+
+
+class SlateEntry(Record):
+    """One delta of a slate and where it comes from."""
+
+    author: PeerKey
+    announcement: Digest
+    delta: Digest
+    trained_round: Round
+
+
+class Decision(Record):
+    """What a round ends with: the slate, who attested it, and the adapter that its merge gives.
+
+    An empty slate is a void round: the adapter stays what it was.
+    """
+
+    round_: Round
+    previous: Digest
+    entries: Annotated[tuple[SlateEntry, ...], Field(max_length=MAX_SLATE)]
+    attesters: Annotated[tuple[PeerKey, ...], Field(max_length=MAX_COMMITTEE)]
+    adapter: Digest
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        _require_ascending(self, tuple(entry.author for entry in self.entries))
+        return _require_ascending(self, self.attesters)
+
+    @property
+    def id(self) -> bytes:
+        """The digest that votes name and the next round's ``previous`` repeats."""
+        return sha256(b"sterna/decision/1", self.encode())
+
+    @property
+    def is_void(self) -> bool:
+        return not self.entries
+
+
+class Proposal(Record):
+    """The proposer's decision for one attempt.
+
+    ``valid_attempt`` is one more than the attempt in which a quorum prevoted it, 0 for a new decision
+    (Tendermint's validRound, arXiv:1807.04938).
+    """
+
+    decision: Decision
+    valid_attempt: Attempt
+
+
+class Prevote(Record):
+    """First vote of an attempt."""
+
+    choice: Choice
+
+    @model_validator(mode="after")
+    def _id_or_empty(self) -> Self:
+        return _require_id_or_empty(self, self.choice)
+
+
+class Precommit(Record):
+    """Second vote of an attempt; a quorum of them for one decision is its certificate."""
+
+    choice: Choice
+
+    @model_validator(mode="after")
+    def _id_or_empty(self) -> Self:
+        return _require_id_or_empty(self, self.choice)
+
+
+class CommitSignature(Record):
+    """One member's precommit, reduced to what cannot be derived."""
+
+    member: PeerKey
+    signature: Signature
+
+
+class Certificate(Record):
+    """A quorum of precommits for one decision: the round is final. Signatures ascend by member."""
+
+    swarm: Digest
+    attempt: Attempt
+    decision: Decision
+    signatures: Annotated[tuple[CommitSignature, ...], Field(min_length=1, max_length=MAX_COMMITTEE)]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        return _require_ascending(self, tuple(entry.member for entry in self.signatures))
+
+    @property
+    def id(self) -> bytes:
+        """The decision's id: two certificates of one decision differ only in who signed."""
+        return self.decision.id
+
+    @property
+    def round_(self) -> int:
+        return self.decision.round_
+
+    def frame(self) -> bytes:
+        return bytes((Kind.CERTIFICATE,)) + self.encode()
+
+
+class Signed(Record):
+    """A message with one author. ``body`` is the encoding of the record that ``kind`` names."""
+
+    kind: Annotated[int, Field(ge=0, le=255)]
+    swarm: Digest
+    round_: Round
+    attempt: Attempt
+    author: PeerKey
+    body: Annotated[bytes, Field(max_length=MAX_FRAME_BYTES)]
+    signature: Signature
+
+    def preimage(self) -> bytes:
+        return signing.preimage(
+            swarm=self.swarm,
+            round_=self.round_,
+            attempt=self.attempt,
+            kind=self.kind,
+            author=self.author,
+            body=self.body,
+        )
+
+    @property
+    def id(self) -> bytes:
+        """Names the message by what was signed, not by the signature."""
+        return sha256(b"sterna/message/1", self.preimage())
+
+    def frame(self) -> bytes:
+        return bytes((self.kind,)) + self.encode()
+
+
+class Evidence(Record):
+    """Two different signed messages for one (swarm, round, attempt, kind) by one author."""
+
+    first: Annotated[bytes, Field(max_length=MAX_FRAME_BYTES // 2)]
+    second: Annotated[bytes, Field(max_length=MAX_FRAME_BYTES // 2)]
+
+    def frame(self) -> bytes:
+        return bytes((Kind.EVIDENCE,)) + self.encode()
+
+
+T = TypeVar("T")
+Body = Announcement | Attestation | Proposal | Prevote | Precommit
+BODY_OF_KIND: dict[Kind, type[Body]] = {
+    Kind.ANNOUNCEMENT: Announcement,
+    Kind.ATTESTATION: Attestation,
+    Kind.PROPOSAL: Proposal,
+    Kind.PREVOTE: Prevote,
+    Kind.PRECOMMIT: Precommit,
+}
+KIND_OF_BODY: dict[type[Body], Kind] = {body: kind for kind, body in BODY_OF_KIND.items()}
+
+
+def sign(key: signing.SigningKey, *, swarm: bytes, round_: int, attempt: int, body: Body) -> Signed:
+    """``body``, signed by ``key`` for this swarm, round and attempt."""
+    kind = KIND_OF_BODY[type(body)]
+    encoded = body.encode()
+    signed_bytes = signing.preimage(
+        swarm=swarm, round_=round_, attempt=attempt, kind=kind, author=key.peer, body=encoded
+    )
+    return Signed(
+        kind=kind,
+        swarm=swarm,
+        round_=round_,
+        attempt=attempt,
+        author=key.peer,
+        body=encoded,
+        signature=key.sign(signed_bytes),
+    )
+
+
+def decode_body(message: Signed) -> Body:
+    """The record inside a signed message.
+
+    Raises:
+        MalformedMessage: the kind has no author, or the body is not that kind's record.
+    """
+    try:
+        body = BODY_OF_KIND[Kind(message.kind)]
+    except (ValueError, KeyError) as error:
+        raise MalformedMessage(f"no signed message has the kind {message.kind}") from error
+    return body.decode(message.body)
+
+
+def decode_frame(frame: bytes) -> Signed | Certificate | Evidence:
+    """What a frame carries; signatures are NOT verified here.
+
+    Raises:
+        MalformedMessage: too long, an unknown kind, or a malformed record.
+    """
+    # [REJECT] The frame is within the gossip limit
+    if not 1 < len(frame) <= MAX_FRAME_BYTES:
+        raise MalformedMessage(f"frame of {len(frame)} bytes, the limit is {MAX_FRAME_BYTES}")
+    if frame[0] == Kind.CERTIFICATE:
+        return Certificate.decode(frame[1:])
+    if frame[0] == Kind.EVIDENCE:
+        return Evidence.decode(frame[1:])
+    message = Signed.decode(frame[1:])
+    # [REJECT] The kind outside, for routing, is the kind that was signed
+    if message.kind != frame[0]:
+        raise MalformedMessage(f"frame of kind {frame[0]} carries a message of kind {message.kind}")
+    return message
+
+
+def _require_ascending(record: T, keys: tuple[bytes, ...]) -> T:
+    if any(first >= second for first, second in pairwise(keys)):
+        raise ValueError("entries must ascend without repeats")
+    return record
+
+
+def _require_id_or_empty(record: T, choice: bytes) -> T:
+    if len(choice) not in (0, ID_BYTES):
+        raise ValueError(f"a choice is empty or {ID_BYTES} bytes, got {len(choice)}")
+    return record
