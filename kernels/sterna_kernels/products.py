@@ -1,0 +1,61 @@
+"""Products of float32 rows with a ternary matrix, on the fastest variant this processor runs."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sterna_kernels import reference
+from sterna_kernels.matrix import TernaryMatrix
+
+
+def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
+    """y = x W^T, float32 [M, N], of x float32 [M, K]; rows of x are quantised to int8.
+
+    Raises:
+        TypeError: ``x`` is not a float32 array.
+        ValueError: ``x`` is not contiguous or not [M, K].
+    """
+    _check_rows(x, "x", w.shape[1])
+    return reference.matmul(x, w.codes(), w.scale)
+
+
+def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: reference.Limbs = 1) -> NDArray[np.float32]:
+    """dx = g W, float32 [M, K], of g float32 [M, N]; rows of g are quantised to one or two int8 limbs.
+
+    Raises:
+        TypeError: ``g`` is not a float32 array.
+        ValueError: ``g`` is not contiguous or not [M, N]; ``limbs`` is not 1 or 2.
+    """
+    _check_rows(g, "g", w.shape[0])
+    if limbs not in (1, 2):
+        raise ValueError(f"limbs={limbs}: 1 and 2 exist")
+    return reference.matmul_t(g, w.codes(), w.scale, limbs=limbs)
+
+
+def variants() -> list[str]:
+    """The variants this processor runs, fastest first; all return the same bits."""
+    return ["scalar"]
+
+
+def variant() -> str:
+    """The variant in use."""
+    return "scalar"
+
+
+def use_variant(name: str) -> None:
+    """Use this variant for every product of this process from now on.
+
+    Raises:
+        ValueError: this processor does not run it, or there is none of that name.
+    """
+    if name not in variants():
+        raise ValueError(f"variant {name!r} does not run here; this processor runs {', '.join(variants())}")
+
+
+def _check_rows(x: NDArray[np.float32], name: str, width: int) -> None:
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+        kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise TypeError(f"{name} must be a float32 array, not {kind}")
+    if x.ndim != 2 or x.shape[1] != width:
+        raise ValueError(f"{name} has shape {x.shape}, the matrix needs (rows, {width})")
+    if not x.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous; its strides are {x.strides}")
