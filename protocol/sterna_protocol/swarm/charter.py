@@ -24,7 +24,7 @@ MAX_FOUNDERS = 8
 
 
 class Linear(Record):
-    """One adapted linear of every layer. ``name`` is its last part: "q" stands for layers.0.q, layers.1.q, ..."""
+    """One adapted linear of every layer; the name "q" stands for layers.0.q, layers.1.q, ..."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
     out_features: Size
@@ -99,7 +99,7 @@ class Limits(Record):
 
 
 class Charter(Record):
-    """The founding document of a swarm. ``founders`` ascend; ``nonce`` makes two equal charters two swarms."""
+    """The founding document of a swarm. ``founders`` ascend; ``nonce`` tells equal charters apart."""
 
     max_bytes: ClassVar[int] = MAX_CHARTER_BYTES
 
