@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sterna_kernels import reference
+from sterna_kernels import _native
 from sterna_kernels.matrix import TernaryMatrix
+from sterna_kernels.reference import Limbs
 
 
 def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
@@ -15,10 +16,13 @@ def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
         ValueError: ``x`` is not contiguous or not [M, K].
     """
     _check_rows(x, "x", w.shape[1])
-    return reference.matmul(x, w.codes(), w.scale)
+    n, k = w.shape
+    y = np.empty((x.shape[0], n), np.float32)
+    _native.forward(w.packed.ctypes.data, n, k, w.scale, x.ctypes.data, x.shape[0], y.ctypes.data)
+    return y
 
 
-def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: reference.Limbs = 1) -> NDArray[np.float32]:
+def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> NDArray[np.float32]:
     """dx = g W, float32 [M, K], of g float32 [M, N]; rows of g are quantised to one or two int8 limbs.
 
     Raises:
@@ -28,17 +32,20 @@ def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: reference.Limbs
     _check_rows(g, "g", w.shape[0])
     if limbs not in (1, 2):
         raise ValueError(f"limbs={limbs}: 1 and 2 exist")
-    return reference.matmul_t(g, w.codes(), w.scale, limbs=limbs)
+    n, k = w.shape
+    dx = np.empty((g.shape[0], k), np.float32)
+    _native.backward(w.packed.ctypes.data, n, k, w.scale, g.ctypes.data, g.shape[0], limbs, dx.ctypes.data)
+    return dx
 
 
 def variants() -> list[str]:
     """The variants this processor runs, fastest first; all return the same bits."""
-    return ["scalar"]
+    return _native.variants()
 
 
 def variant() -> str:
     """The variant in use."""
-    return "scalar"
+    return _native.variant()
 
 
 def use_variant(name: str) -> None:
@@ -47,7 +54,7 @@ def use_variant(name: str) -> None:
     Raises:
         ValueError: this processor does not run it, or there is none of that name.
     """
-    if name not in variants():
+    if not _native.use_variant(name):
         raise ValueError(f"variant {name!r} does not run here; this processor runs {', '.join(variants())}")
 
 

@@ -1,0 +1,3 @@
+// amx.cc with its tiles in memory: the variant "amx-emulated", for tests.
+#define STERNA_AMX_EMULATED
+#include "amx.cc"

@@ -1,0 +1,146 @@
+// What the two variants with 512-bit registers share: quantisation, unpacking, the single row.
+//
+// Everything here has internal linkage: each file that includes it gets its own copy, compiled with its own flags.
+#pragma once
+
+#include <immintrin.h>
+
+#include "variant.h"
+
+namespace sterna {
+namespace {
+
+// sum += codes (unsigned) * x (signed), four products an int32. As an instruction and not as the intrinsic, whose
+// two-operand form makes GCC 12 copy and spill the sums: 2.5 times slower with 24 of them.
+[[gnu::always_inline]] inline void dot(__m512i& sum, __m512i codes, __m512i x) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
+}
+
+inline __m512i broadcast4(const int8_t* p) {
+  int32_t four;
+  memcpy(&four, p, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+
+// Stores 16 columns of a row of the result: `high` is the sum of limb row r, `low` that of r + 1 if there are two.
+[[gnu::always_inline]] inline void store16(const MultiplyTask& t, int64_t r, int64_t group, __m512i high, __m512i low) {
+  const int64_t m = r / t.limbs;
+  __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, _mm512_set1_epi32(t.sums[r])));
+  if (t.limbs == 2) {
+    const __m512 second = _mm512_cvtepi32_ps(_mm512_sub_epi32(low, _mm512_set1_epi32(t.sums[r + 1])));
+    sum = _mm512_add_ps(_mm512_mul_ps(sum, _mm512_set1_ps(256.0f)), second);
+  }
+  _mm512_storeu_ps(t.out + m * t.out_stride + 16 * group, _mm512_mul_ps(sum, _mm512_set1_ps(t.factors[m])));
+}
+
+// Lanes of the 16 from `i` that lie in a row of this length.
+inline __mmask16 lanes(int64_t i, int64_t length) {
+  const int64_t left = length - i;
+  return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1);
+}
+
+inline void quantise_row512(const QuantiseTask& t) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest[4] = {};
+  for (int64_t i = 0; i < t.depth; i += 64)
+    for (int j = 0; j < 4; ++j) {
+      const __m512i x = _mm512_maskz_loadu_epi32(lanes(i + 16 * j, t.length), t.x + i + 16 * j);
+      largest[j] = _mm512_max_epi32(largest[j], _mm512_and_si512(x, magnitude));
+    }
+  const __m512i all = _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3]));
+  const RowScale row = row_scale(_mm512_reduce_max_epi32(all), t.floor, t.limbs);
+  *t.step = row.step;
+
+  const __m512 scale = _mm512_set1_ps(row.scale);
+  const __m512i half = _mm512_set1_epi32(128);
+  const int64_t length = row.finite ? t.length : 0;  // nothing of a row with a NaN or an infinity
+  __m512i sum_high = _mm512_setzero_si512(), sum_low = sum_high;
+  for (int64_t i = 0; i < t.depth; i += 64)
+    for (int j = 0; j < 64; j += 16) {
+      const __m512 x = _mm512_maskz_loadu_ps(lanes(i + j, length), t.x + i + j);
+      __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(x, scale));
+      const int64_t at = i / 64 * t.chunk_stride + j;
+      if (t.limbs == 2) {
+        const __m512i code = high;
+        high = _mm512_srai_epi32(_mm512_add_epi32(code, half), 8);
+        const __m512i low = _mm512_sub_epi32(code, _mm512_slli_epi32(high, 8));
+        sum_low = _mm512_add_epi32(sum_low, low);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(t.low + at), _mm512_cvtepi32_epi8(low));
+      }
+      sum_high = _mm512_add_epi32(sum_high, high);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(t.high + at), _mm512_cvtepi32_epi8(high));
+    }
+  t.sums[0] = _mm512_reduce_add_epi32(sum_high);
+  if (t.limbs == 2) t.sums[1] = _mm512_reduce_add_epi32(sum_low);
+}
+
+// A panel of kGroups * 16 columns n: step d of group g at (d * kGroups + g) * 64.
+template <int kGroups>
+inline void unpack_forward_groups(const Weights& w, int64_t c0, uint8_t* codes) {
+  const __m512i three = _mm512_set1_epi8(3);
+  for (int g = 0; g < kGroups; ++g) {
+    const int64_t nb = c0 / kBlockRows + g;
+    uint8_t* out = codes + 64 * g;
+    for (int64_t quarter = 0; quarter < w.k_blocks() * 4; ++quarter, out += 4 * kGroups * 64) {
+      const __m512i v = nb < w.n_blocks() ? _mm512_loadu_si512(w.block(nb, 0) + quarter * 64) : _mm512_setzero_si512();
+      _mm512_store_si512(out, _mm512_and_si512(v, three));
+      _mm512_store_si512(out + kGroups * 64, _mm512_and_si512(_mm512_srli_epi16(v, 2), three));
+      _mm512_store_si512(out + 2 * kGroups * 64, _mm512_and_si512(_mm512_srli_epi16(v, 4), three));
+      _mm512_store_si512(out + 3 * kGroups * 64, _mm512_and_si512(_mm512_srli_epi16(v, 6), three));
+    }
+  }
+}
+
+// A panel of kGroups * 16 columns k. Four rows n of a quarter, 4 x 4 bytes, are transposed to [kk][n] in every lane;
+// lane j then keeps field j, the columns 4j .. 4j+3.
+template <int kGroups>
+inline void unpack_backward_groups(const Weights& w, int64_t c0, uint8_t* codes) {
+  const __m512i three = _mm512_set1_epi8(3);
+  const __m512i transpose =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m512i field = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
+  const int64_t kb = c0 / kBlockColumns, q = c0 % kBlockColumns / 16;
+  for (int64_t nb = 0; nb < w.n_blocks(); ++nb)
+    for (int n = 0; n < 64; n += 16, codes += kGroups * 64)
+      for (int g = 0; g < kGroups; ++g) {
+        const uint8_t* p = w.block(nb, kb) + (q + g) * 64 + n;
+        const __m512i v = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        const __m512i shifted = _mm512_srlv_epi32(_mm512_shuffle_epi8(v, transpose), field);
+        _mm512_store_si512(codes + 64 * g, _mm512_and_si512(shifted, three));
+      }
+  memset(codes, 0, static_cast<size_t>((round_up(w.n, 64) - w.n_blocks() * kBlockRows) * 16 * kGroups));
+}
+
+// One row of x straight from the packed bytes. Fields stay in their bytes, at 1, 4, 16 and 64 times their value; one
+// shift at the end undoes it.
+inline void gemv512(const GemvTask& t) {
+  const __m512i masks[4] = {_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c), _mm512_set1_epi8(0x30),
+                            _mm512_set1_epi8(static_cast<char>(0xc0))};
+  const __m512i sum = _mm512_set1_epi32(t.sum);
+  const int64_t row = t.k_blocks * kBlockBytes;
+  for (int64_t nb = 0; nb < t.n_blocks; nb += 2) {
+    // Two rows of blocks share the activations; a lone last one is done twice.
+    const uint8_t* p[2] = {t.packed + nb * row, t.packed + (nb + 1 < t.n_blocks ? nb + 1 : nb) * row};
+    __m512i total[2][4] = {};
+    const int8_t* a = t.activations;
+    for (int64_t at = 0; at < row; at += 64, a += 16) {
+      const __m512i x[4] = {broadcast4(a), broadcast4(a + 4), broadcast4(a + 8), broadcast4(a + 12)};
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        const __m512i v = _mm512_loadu_si512(p[h] + at);
+        _mm_prefetch(reinterpret_cast<const char*>(p[h]) + at + 2048, _MM_HINT_T0);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) dot(total[h][j], _mm512_and_si512(v, masks[j]), x[j]);
+      }
+    }
+    for (int64_t h = 0; h < 2 && nb + h < t.n_blocks; ++h) {
+      const __m512i low = _mm512_add_epi32(total[h][0], _mm512_srai_epi32(total[h][1], 2));
+      const __m512i high = _mm512_add_epi32(_mm512_srai_epi32(total[h][2], 4), _mm512_srai_epi32(total[h][3], 6));
+      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(low, high), sum));
+      _mm512_storeu_ps(t.out + (nb + h) * 16, _mm512_mul_ps(exact, _mm512_set1_ps(t.factor)));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sterna

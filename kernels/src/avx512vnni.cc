@@ -1,0 +1,51 @@
+// AVX-512 VNNI: vpdpbusd multiplies 64 codes (unsigned) with 64 activations (signed) and adds fours to int32.
+#include "avx512.h"
+#include "cpu.h"
+#include "variant.h"
+
+namespace sterna {
+namespace {
+
+constexpr int kGroups = 4;                 // registers of 16 columns in a panel
+constexpr int64_t kColumns = 16 * kGroups;
+constexpr int64_t kRowsAtOnce = 6;  // 6 x 4 sums, 4 codes and an activation of the 32 registers
+
+template <int kRows>
+[[gnu::always_inline]] inline void multiply_rows(const MultiplyTask& t, int64_t first) {
+  const int8_t* a = t.activations + first * t.depth;
+  __m512i total[kRows][kGroups];
+  for (int r = 0; r < kRows; ++r)
+    for (int g = 0; g < kGroups; ++g) total[r][g] = _mm512_setzero_si512();
+  const uint8_t* end = t.codes + t.depth * kColumns;
+  for (const uint8_t* codes = t.codes; codes < end; codes += kColumns * 4, a += 4) {
+    __m512i c[kGroups];
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) c[g] = _mm512_loadu_si512(codes + 64 * g);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i x = broadcast4(a + r * t.depth);
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) dot(total[r][g], c[g], x);
+    }
+  }
+  for (int r = 0; r < kRows; r += t.limbs)
+    for (int g = 0; g < kGroups; ++g) store16(t, first + r, g, total[r][g], total[(r + 1) % kRows][g]);
+}
+
+void multiply(const MultiplyTask& t) {
+  const int64_t rows = t.rows * t.limbs;
+  int64_t r = 0;
+  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) multiply_rows<kRowsAtOnce>(t, r);
+  for (; r + 2 <= rows; r += 2) multiply_rows<2>(t, r);
+  if (r < rows) multiply_rows<1>(t, r);
+}
+
+void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) { unpack_forward_groups<kGroups>(w, c0, codes); }
+
+void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) { unpack_backward_groups<kGroups>(w, c0, codes); }
+
+}  // namespace
+
+const Variant kAvx512Vnni = {"avx512vnni", has_avx512vnni, 1, kColumns, quantise_row512, unpack_forward, unpack_backward, multiply, gemv512};
+
+}  // namespace sterna

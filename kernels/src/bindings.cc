@@ -1,0 +1,66 @@
+// The Python module sterna_kernels._native. Arrays come as addresses: their dtype, shape and contiguity are checked
+// in Python, once for NumPy and torch alike, and an address costs a torch operator 0.5 us where an ndarray costs 6.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "product.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using sterna::Weights;
+
+template <class T>
+T* at(uintptr_t address) {
+  if (address == 0) throw std::invalid_argument("address 0");
+  return reinterpret_cast<T*>(address);
+}
+
+Weights weights(uintptr_t packed, int64_t n, int64_t k, float scale) {
+  for (const int64_t side : {n, k})
+    if (side < 1 || side > sterna::kMaxSide)
+      throw std::invalid_argument("side " + std::to_string(side) + " is not between 1 and " +
+                                  std::to_string(sterna::kMaxSide));
+  return {at<const uint8_t>(packed), n, k, scale};
+}
+
+void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t x, int64_t rows, uintptr_t y) {
+  if (rows == 0) return;
+  sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale), at<const float>(x), rows, at<float>(y));
+}
+
+void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t g, int64_t rows, int limbs,
+              uintptr_t dx) {
+  if (rows == 0) return;
+  if (limbs != 1 && limbs != 2) throw std::invalid_argument("limbs=" + std::to_string(limbs) + ": 1 and 2 exist");
+  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale), at<const float>(g), rows, limbs,
+                   at<float>(dx));
+}
+
+std::vector<std::string> variants() {
+  std::vector<std::string> names;
+  for (const sterna::Variant* v : sterna::variants()) names.emplace_back(v->name);
+  return names;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  using namespace nb::literals;
+  m.doc() = "Ternary products in C++; private to sterna_kernels.";
+  m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "x"_a, "rows"_a, "y"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "g"_a, "rows"_a, "limbs"_a, "dx"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("variants", &variants);
+  m.def("variant", [] { return std::string(sterna::variant_in_use().name); });
+  m.def("use_variant", [](std::string_view name) { return sterna::use_variant(name); }, "name"_a);
+}

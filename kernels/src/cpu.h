@@ -1,0 +1,10 @@
+// Which instruction sets the processor has and the operating system lets us use.
+#pragma once
+
+namespace sterna {
+
+bool has_avx2();
+bool has_avx512vnni();  // with F, BW and VL
+bool has_amx();         // int8 tiles; asks Linux for the permission to use them, for the whole process
+
+}  // namespace sterna

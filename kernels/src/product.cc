@@ -1,0 +1,129 @@
+#include "product.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "threads.h"
+
+namespace sterna {
+namespace {
+
+constexpr float kActivationFloor = 1e-5f;             // BitNet b1.58
+constexpr float kGradientFloor = 0x1p-100f;           // keeps 127 * 256 / floor finite, floor / (127 * 256) normal
+constexpr int64_t kActivationBytes = 512 << 10;       // quantised rows that stay in a 1 MiB L2 beside a panel
+constexpr int64_t kGemvBlocks = 4;                    // rows of blocks a thread takes at once
+constexpr int64_t kQuantiseRows = 8;
+constexpr int64_t kQuantiseWork = 32;                 // an element costs about as much as this many multiplications
+
+// Memory that a thread keeps for its next product; grows, never shrinks before the thread ends.
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+
+  template <class T>
+  T* get(int64_t count) {
+    const size_t bytes = static_cast<size_t>(round_up(count * static_cast<int64_t>(sizeof(T)), 64));
+    if (bytes > bytes_) {
+      std::free(data_);
+      bytes_ = 0;
+      data_ = std::aligned_alloc(64, bytes);
+      if (data_ == nullptr) throw std::bad_alloc();
+      bytes_ = bytes;
+    }
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+thread_local Scratch activations_scratch, sums_scratch, factors_scratch;  // of the calling thread
+thread_local Scratch panel_scratch, ragged_scratch;                       // of each thread that works
+
+struct Activations {
+  int8_t* codes;
+  int32_t* sums;
+  float* factors;
+  int64_t depth;
+};
+
+Activations quantise(const Variant& v, const float* x, int64_t rows, int64_t length, float floor, int limbs,
+                     float scale) {
+  const int64_t depth = round_up(length, kBlockColumns), tile = v.tile_rows;
+  const Activations a = {activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth),
+                         sums_scratch.get<int32_t>(rows * limbs), factors_scratch.get<float>(rows), depth};
+  const auto start = [&](int64_t limb_row) {
+    return a.codes + limb_row / tile * tile * depth + limb_row % tile * kBlockColumns;
+  };
+  for_each_item(ceil_div(rows, kQuantiseRows), rows * length * kQuantiseWork, [&](int64_t item) {
+    const int64_t end = std::min(rows, (item + 1) * kQuantiseRows);
+    for (int64_t m = item * kQuantiseRows; m < end; ++m) {
+      float step;
+      v.quantise_row({x + m * length, length, depth, floor, limbs, start(m * limbs), start(m * limbs + limbs - 1),
+                      tile * kBlockColumns, a.sums + m * limbs, &step});
+      a.factors[m] = step * scale;
+    }
+  });
+  return a;
+}
+
+// Every panel of columns of the result, for chunks of rows that fit the cache.
+void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const Activations& a, int64_t rows,
+                     int limbs, float* out) {
+  const int64_t columns = is_forward ? w.n : w.k;
+  const int64_t panels = ceil_div(columns, v.panel_columns);
+  const int64_t fitting = std::max<int64_t>(16, kActivationBytes / (a.depth * limbs));
+  const int64_t chunk = round_up(ceil_div(rows, ceil_div(rows, fitting)), 16);
+  const int64_t chunks = ceil_div(rows, chunk);
+  for_each_item(chunks * panels, rows * limbs * w.n * w.k, [&](int64_t item) {
+    const int64_t m0 = item / panels * chunk, c0 = item % panels * v.panel_columns;
+    const int64_t m = std::min(chunk, rows - m0), c = std::min(v.panel_columns, columns - c0);
+    uint8_t* codes = panel_scratch.get<uint8_t>(a.depth * v.panel_columns);
+    (is_forward ? v.unpack_forward : v.unpack_backward)(w, c0, codes);
+    float* target = out + m0 * columns + c0;
+    const bool ragged = c < v.panel_columns;
+    float* direct = ragged ? ragged_scratch.get<float>(m * v.panel_columns) : target;
+    // m0 is a multiple of 16, so it starts a tile.
+    v.multiply({codes, a.codes + m0 * limbs * a.depth, a.sums + m0 * limbs, a.factors + m0, m, a.depth, limbs,
+                direct, ragged ? v.panel_columns : columns});
+    if (ragged) {
+      for (int64_t r = 0; r < m; ++r) std::copy_n(direct + r * v.panel_columns, c, target + r * columns);
+    }
+  });
+}
+
+// One row: the packed bytes are read once, and nothing else.
+void multiply_row(const Variant& v, const Weights& w, const Activations& a, float* y) {
+  const int64_t blocks = w.n_blocks();
+  for_each_item(ceil_div(blocks, kGemvBlocks), w.n * w.k, [&](int64_t item) {
+    const int64_t nb = item * kGemvBlocks, count = std::min(kGemvBlocks, blocks - nb);
+    const bool ragged = (nb + count) * kBlockRows > w.n;
+    float edge[kGemvBlocks * kBlockRows];
+    float* target = y + nb * kBlockRows;
+    v.gemv({w.block(nb, 0), count, w.k_blocks(), a.codes, a.sums[0], a.factors[0], ragged ? edge : target});
+    if (ragged) std::copy_n(edge, w.n - nb * kBlockRows, target);
+  });
+}
+
+}  // namespace
+
+void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, float* y) {
+  if (rows == 0) return;
+  if (rows == 1) {
+    // A single row has no use for tiles.
+    Variant flat = v;
+    flat.tile_rows = 1;
+    multiply_row(v, w, quantise(flat, x, 1, w.k, kActivationFloor, 1, w.scale), y);
+    return;
+  }
+  multiply_panels(v, w, true, quantise(v, x, rows, w.k, kActivationFloor, 1, w.scale), rows, 1, y);
+}
+
+void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, int limbs, float* dx) {
+  if (rows == 0) return;
+  multiply_panels(v, w, false, quantise(v, g, rows, w.n, kGradientFloor, limbs, w.scale), rows, limbs, dx);
+}
+
+}  // namespace sterna

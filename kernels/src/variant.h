@@ -1,0 +1,109 @@
+// What an instruction set has to provide: one table of plain functions, filled in by one .cc file each.
+//
+// A product runs in three steps, the same for every variant (product.cc):
+//   1. quantise_row   each row of activations or gradients becomes int8 and a step
+//   2. unpack_*       a panel of columns of the result: its codes as bytes, [depth/4][columns][4]
+//   3. multiply       all rows with that panel: int32 sums, correction, one float32 multiplication, store
+// A single row skips step 2: gemv reads the packed bytes.
+//
+// The files of the instruction sets are compiled with flags that the rest of the program must not see. They include
+// nothing with external inline functions (no standard containers, no algorithms), because the linker would keep one
+// copy of such a function for everybody, perhaps theirs.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "layout.h"
+
+namespace sterna {
+
+// Quantised rows. "Limb rows": with one limb, row m; with two, row 2m is the high and 2m+1 the low limb of row m.
+//
+// Limb row r, column d (d < depth, depth a multiple of 64, zero beyond the data) lies at
+//   (r / T) * T * depth  +  (d / 64) * T * 64  +  (r % T) * 64  +  d % 64        T = tile_rows of the variant
+// that is row-major for T = 1, and tiles of 16 rows x 64 bytes for T = 16.
+struct QuantiseTask {
+  const float* x;
+  int64_t length;  // elements of x
+  int64_t depth;   // elements to write: length rounded up to 64
+  float floor;     // a smaller largest value counts as this
+  int limbs;       // 1 or 2
+  int8_t* high;    // where the row starts
+  int8_t* low;     // the second limb, when there are two
+  int64_t chunk_stride;  // from one 64 bytes of the row to the next
+  int32_t* sums;         // [limbs] sum of the codes of each limb
+  float* step;           // what one unit stands for
+};
+
+struct MultiplyTask {
+  const uint8_t* codes;       // [depth/4][panel_columns][4], 64-byte aligned
+  const int8_t* activations;  // limb rows as above, 64-byte aligned
+  const int32_t* sums;        // [rows * limbs]
+  const float* factors;       // [rows] step * scale
+  int64_t rows;
+  int64_t depth;
+  int limbs;
+  float* out;  // [rows][panel_columns]
+  int64_t out_stride;
+};
+
+struct GemvTask {
+  const uint8_t* packed;  // the first block of the first row of blocks
+  int64_t n_blocks;       // rows of blocks to do
+  int64_t k_blocks;
+  const int8_t* activations;  // [k_blocks * 64]
+  int32_t sum;
+  float factor;
+  float* out;  // [n_blocks * 16]
+};
+
+struct Variant {
+  const char* name;
+  bool (*runs_here)();
+  int64_t tile_rows;
+  int64_t panel_columns;  // 16, 32 or 64
+  void (*quantise_row)(const QuantiseTask&);
+  // The panel of columns c0 .. c0 + panel_columns - 1 of y = x W^T (c counts n) or dx = g W (c counts k). Columns
+  // beyond the matrix and, backward, rows from n_blocks * 16 up to a multiple of 64 are filled with zeros.
+  void (*unpack_forward)(const Weights&, int64_t c0, uint8_t* codes);
+  void (*unpack_backward)(const Weights&, int64_t c0, uint8_t* codes);
+  void (*multiply)(const MultiplyTask&);
+  void (*gemv)(const GemvTask&);
+};
+
+extern const Variant kScalar;
+#ifdef STERNA_X86
+extern const Variant kAvx2;
+extern const Variant kAvx512Vnni;
+extern const Variant kAmx;
+extern const Variant kAmxEmulated;
+#endif
+
+// --- the definition of the quantisation, shared by all files; internal linkage on purpose, see above ---
+
+struct RowScale {
+  float scale;  // code = x * scale, rounded half to even
+  float step;   // x is about code * step
+  bool finite;
+};
+
+// `largest` is the largest bit pattern of |x| in the row: as integers they are ordered like the floats, with
+// infinity and then the NaNs above all others. A row with one of those gets zeros and the step NaN.
+static inline RowScale row_scale(int32_t largest, float floor, int limbs) {
+  const float limit = limbs == 1 ? 127.0f : 127.0f * 256.0f;
+  constexpr int32_t kInfinity = 0x7f800000, kNan = 0x7fc00000;
+  RowScale result = {0.0f, 0.0f, largest < kInfinity};
+  if (!result.finite) {
+    memcpy(&result.step, &kNan, sizeof kNan);
+    return result;
+  }
+  float m;
+  memcpy(&m, &largest, sizeof m);
+  m = m < floor ? floor : m;
+  result.scale = limit / m;
+  result.step = m / limit;
+  return result;
+}
+
+}  // namespace sterna
