@@ -10,7 +10,12 @@ from sterna_protocol.errors import LocalProtocolError, MalformedMessage
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.encoding import Record
 from sterna_protocol.wire.ids import Digest, PeerKey, sha256
-from sterna_protocol.wire.limits import MAX_CHARTER_BYTES, MAX_SLATE, MAX_STALENESS
+from sterna_protocol.wire.limits import (
+    MAX_ADAPTER_ELEMENTS,
+    MAX_CHARTER_BYTES,
+    MAX_SLATE,
+    MAX_STALENESS,
+)
 from sterna_protocol.wire.messages import Signature
 
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
@@ -52,7 +57,22 @@ class AdapterScheme(Record):
             raise ValueError(f"scheme {self.scheme} has one subspace, got {self.subspaces}")
         if len({linear.name for linear in self.linears}) != len(self.linears):
             raise ValueError("linears repeat a name")
+        if self.subspaces * self.delta_elements > MAX_ADAPTER_ELEMENTS:
+            raise ValueError(
+                f"an adapter of {self.subspaces} x {self.delta_elements} elements, "
+                f"the limit is {MAX_ADAPTER_ELEMENTS}"
+            )
         return self
+
+    @property
+    def delta_elements(self) -> int:
+        """Elements that a peer trains and sends in one round."""
+        trains_a = self.scheme == "pair"
+        return (
+            self.layers
+            * self.rank
+            * sum(linear.out_features + trains_a * linear.in_features for linear in self.linears)
+        )
 
 
 class Recipe(Record):

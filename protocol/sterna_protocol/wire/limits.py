@@ -33,3 +33,11 @@ MAX_STALENESS = 2
 
 CHUNK_BYTES = 256 * 1024
 """Bytes a peer can make another hash and keep before the first check (docs/spec/wire.md)."""
+
+MAX_BLOB_BYTES = 4 * 1024**3
+"""One blob: its 16,384 leaf hashes take 512 KiB, half of the largest response; a 2-bit base of 8 G weights
+takes 2 GiB."""
+
+MAX_ADAPTER_ELEMENTS = 2**28
+"""Integers of one adapter (1 GiB of int32): a charter cannot make its readers allocate more. Rank 8 in four
+subspaces on every linear of a 2 G base takes 22 million."""
