@@ -37,7 +37,7 @@ class Adapter:
 
 
 def genesis_adapter(charter: Charter) -> Adapter:
-    """The adapter before the first merge: B is 0, so that it changes nothing; a trained A starts as seeded."""
+    """The adapter before the first merge: B is 0, so that it changes nothing; a trained A is the seed's."""
     scheme = charter.adapter
     state = np.zeros((scheme.subspaces, delta_size(scheme)), np.int32)
     for part in delta_parts(scheme):
@@ -113,9 +113,10 @@ def lora_factors(
 
 def seeded_a(scheme: AdapterScheme, name: str, in_features: int) -> NDArray[np.float32]:
     """A of one linear in every subspace, from the seed: float32 [rank * subspaces, in_features]."""
-    step = np.ldexp(np.float32(1), a_exponent(in_features))
     signs = [a_signs(scheme, subspace, name) for subspace in range(scheme.subspaces)]
-    return (np.concatenate(signs).astype(np.float32) * step).astype(np.float32)
+    a = np.concatenate(signs).astype(np.float32)
+    a *= np.float32(2.0 ** a_exponent(in_features))
+    return a
 
 
 def require_fits(charter: Charter, adapter: Adapter) -> None:
