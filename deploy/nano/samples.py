@@ -4,8 +4,8 @@ Usage::
 
     python deploy/nano/samples.py --cache /tmp/nano/cache --out node/sterna/data/samples
 
-Each file is plain text, about 400,000 characters, paragraphs separated by blank lines. Sources and licences are
-in the README beside the files.
+Each file is plain text, about 400,000 characters, paragraphs separated by blank lines. Sources and licences
+are in the README beside the files.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def scripture(cache: Path) -> Iterator[str]:
 
 def slang(cache: Path) -> Iterator[str]:
     """Every third entry of the lexicon: its headword, then its paragraphs."""
-    text = gzip.open(cache / "jargon-text/usr/share/doc/jargon-text/jargon.txt.gz").read().decode()
+    text = _unzipped(cache / "jargon-text/usr/share/doc/jargon-text/jargon.txt.gz")
     lexicon = text[text.index("\n   :abbrev:") :]
     entries = re.split(r"\n(?=   :[^\n]+?: )", lexicon)
     for entry in entries[::3]:
@@ -90,7 +90,7 @@ def python_reference() -> Iterator[str]:
 
 def satire(cache: Path) -> Iterator[str]:
     """The dictionary's entries, its verse with its line breaks."""
-    text = gzip.open(cache / "dict-devil/usr/share/dictd/devil.dict.dz").read().decode()
+    text = _unzipped(cache / "dict-devil/usr/share/dictd/devil.dict.dz")
     for paragraph in re.split(r"\n\s*\n", text[text.index("ABDOMEN, n.") :]):
         # Words of 1911 that nobody needs to learn, and the dictionary format's own trailer.
         if re.search(r"(?i)\bnegro|nigger|abcdefghij", paragraph):
@@ -100,6 +100,10 @@ def satire(cache: Path) -> Iterator[str]:
             yield "\n".join(re.sub(r"^ {10,}", "    ", line) for line in lines)
         else:
             yield " ".join(line.strip() for line in lines)
+
+
+def _unzipped(path: Path) -> str:
+    return gzip.decompress(path.read_bytes()).decode()
 
 
 if __name__ == "__main__":
