@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from sterna.errors import ConfigError, StorageError
 from sterna_kernels import TernaryMatrix, packed_nbytes
+from sterna_protocol.wire.chunks import file_digest
 
 # A 13B base has about 700 tensors of 100 bytes of header each; more than this is not a base.
 MAX_HEADER_BYTES = 1 << 20
@@ -41,6 +42,10 @@ MAX_HEADS = 1024
 MAX_CONTEXT = 1 << 24
 # The rotation works on pairs of halves; no published decoder has larger heads than 512.
 MAX_HEAD_SIZE = 4096
+# Published rotary bases end at 1e8.
+MAX_REAL = 1e12
+# Enough for a name on a command line and a page about its making.
+MAX_NAME, MAX_PROVENANCE = 100, 10_000
 
 Rows = tuple[NDArray[np.int8], NDArray[np.float32]]
 
@@ -93,8 +98,8 @@ class Architecture:
                 raise ConfigError(f"architecture: {name} is {value!r}, not a whole number in 1..{most}")
         for name in ("rope_theta", "norm_eps"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
-                raise ConfigError(f"architecture: {name} is {value!r}, not a positive number")
+            if type(value) not in (int, float) or not 0 < value <= MAX_REAL:
+                raise ConfigError(f"architecture: {name} is {value!r:.40}, not a number in 0..{MAX_REAL:g}")
         for name in ("sub_norms", "gated", "tied_embeddings"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"architecture: {name} is {getattr(self, name)!r}, not true or false")
@@ -165,8 +170,6 @@ class Base:
     def digest(self) -> bytes:
         """The blob digest of the file, 32 bytes; reads the whole file the first time unless passed in."""
         if self._digest is None:
-            from sterna_protocol.wire.chunks import file_digest
-
             self._digest = file_digest(self._read, self._data.size)
         return self._digest
 
@@ -269,16 +272,27 @@ def _checked(path: Path, data: NDArray[np.uint8], digest: bytes | None) -> Base:
         if start % ALIGNMENT:
             raise ConfigError(f"tensor {tensor} starts at {start}, not at a multiple of {ALIGNMENT}")
         spans[tensor] = (start, end)
+    name = _taken(metadata, "name", str, "metadata")
+    provenance = _taken(metadata, "provenance", str, "metadata")
+    _check_texts(name, provenance)
     return Base(
         path=path,
         data=data,
         spans=spans,
         matrices=matrices,
         architecture=architecture,
-        name=_taken(metadata, "name", str, "metadata"),
-        provenance=_taken(metadata, "provenance", str, "metadata"),
+        name=name,
+        provenance=provenance,
         digest=digest,
     )
+
+
+def _check_texts(name: str, provenance: str) -> None:
+    # Both are shown on terminals, so they hold no control characters and no halves of surrogate pairs.
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise ConfigError(f"the name {name[:20]!r} is not 1 to {MAX_NAME} printable characters")
+    if len(provenance) > MAX_PROVENANCE or not provenance.replace("\n", "").isprintable():
+        raise ConfigError(f"the provenance is not up to {MAX_PROVENANCE} printable characters")
 
 
 def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
@@ -391,6 +405,7 @@ def write_base(
     """
     if (head is None) != architecture.tied_embeddings:
         raise ConfigError("a head goes with untied embeddings, and only with them")
+    _check_texts(name, provenance)
     parts: dict[str, NDArray[Any]] = {
         f"{key}.codes": TernaryMatrix.from_codes(*value).packed for key, value in matrices.items()
     }

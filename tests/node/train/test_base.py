@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from sterna.errors import ConfigError, StorageError
 from sterna.train.base import ALIGNMENT, MAX_HEADER_BYTES, Architecture, builtin_bases, open_base, write_base
+from sterna_protocol.wire.chunks import blob_digest
 
 SMALL = Architecture(
     vocab_size=80,
@@ -162,9 +163,8 @@ def test_views_outlive_the_base(tmp_path):
 
 
 def test_the_digest_is_the_blob_digest_and_a_known_one_is_kept(tmp_path):
-    chunks = pytest.importorskip("sterna_protocol.wire.chunks")
     path = written(tmp_path)
-    assert open_base(path).digest == chunks.blob_digest(path.read_bytes())
+    assert open_base(path).digest == blob_digest(path.read_bytes())
     assert open_base(path, digest=bytes(32)).digest == bytes(32)
 
 
@@ -222,6 +222,9 @@ def test_a_broken_header_is_refused_in_one_line(tmp_path, change, says):
         (lambda f: f["architecture"].update(heads=3), "multiple of kv heads"),
         (lambda f: f["architecture"].update(hidden_size=128), "needs"),
         (lambda f: f["architecture"].update(norm_eps=0), "norm_eps is 0"),
+        (lambda f: f["architecture"].update(rope_theta=10**400), "rope_theta is 1000"),
+        (lambda f: f.update(name="\ud800"), "printable"),
+        (lambda f: f.update(provenance="\x1b[2J"), "printable"),
         (lambda f: f["architecture"].update(activation="gelu"), "gelu"),
         (lambda f: f["architecture"].update(gated=1), "gated is 1"),
         (lambda f: f["architecture"].update(extra=1), "extra"),
