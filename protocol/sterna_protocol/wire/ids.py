@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from sterna_protocol.errors import MalformedMessage
+from sterna_protocol.wire import base58
 
 ID_BYTES = 32
 
@@ -26,18 +27,12 @@ Attempt = Annotated[int, Field(ge=0, le=2**16 - 1)]
 # libp2p PeerID of an Ed25519 key: identity multihash (0x00, length 0x24) of the protobuf
 # PublicKey {type: Ed25519 (08 01), data: 32 bytes (12 20)}; libp2p specs, peer-ids.md.
 _PEER_NAME_PREFIX = bytes.fromhex("002408011220")
-_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_PEER_NAME_LETTERS = 52
 
 
 def peer_name(key: bytes) -> str:
     """The libp2p PeerID string of a raw Ed25519 public key ("12D3KooW...")."""
-    number = int.from_bytes(_PEER_NAME_PREFIX + key, "big")
-    digits = []
-    while number:
-        number, digit = divmod(number, 58)
-        digits.append(_BASE58[digit])
-    # Each leading zero byte is written as one "1"; the prefix has exactly one.
-    return "1" + "".join(reversed(digits))
+    return base58.encode(_PEER_NAME_PREFIX + key)
 
 
 def parse_peer_name(name: str) -> bytes:
@@ -46,18 +41,18 @@ def parse_peer_name(name: str) -> bytes:
     Raises:
         MalformedMessage: not base58, or not the PeerID of an Ed25519 key.
     """
-    number = 0
-    for letter in name:
-        digit = _BASE58.find(letter)
-        if digit < 0:
-            raise MalformedMessage(f"peer id {name!r} has the letter {letter!r}, which base58 has not")
-        number = number * 58 + digit
-        if number >> (8 * (len(_PEER_NAME_PREFIX) + ID_BYTES)):
-            raise MalformedMessage(f"peer id {name[:60]!r} is too long for an Ed25519 key")
-    raw = number.to_bytes(len(_PEER_NAME_PREFIX) + ID_BYTES, "big")
-    if not raw.startswith(_PEER_NAME_PREFIX) or peer_name(raw[len(_PEER_NAME_PREFIX) :]) != name:
+    if len(name) != _PEER_NAME_LETTERS:
+        raise MalformedMessage(
+            f"peer id {name[:60]!r} has {len(name)} letters, that of an Ed25519 key has {_PEER_NAME_LETTERS}"
+        )
+    try:
+        raw = base58.decode(name)
+    except MalformedMessage as error:
+        raise MalformedMessage(f"peer id {name!r}: {error}") from error
+    key = raw.removeprefix(_PEER_NAME_PREFIX)
+    if len(raw) != len(_PEER_NAME_PREFIX) + ID_BYTES or len(key) != ID_BYTES:
         raise MalformedMessage(f"peer id {name!r} is not the id of an Ed25519 key")
-    return raw[len(_PEER_NAME_PREFIX) :]
+    return key
 
 
 def short(identifier: bytes) -> str:
