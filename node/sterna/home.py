@@ -1,0 +1,55 @@
+"""Where a node keeps what it must not forget: its home folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from sterna.errors import ConfigError
+
+HOME_VARIABLE = "STERNA_HOME"
+DEFAULT_HOME = "~/.sterna"
+HOME_ENTRIES = frozenset({"key", "lock", "state.db", "state.db-wal", "state.db-shm", "blobs", "config.toml"})
+"""What a home may hold; a folder with none of these and something else is somebody's own."""
+
+
+def home_folder(option: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The home folder as an absolute path: ``--home``, else ``$STERNA_HOME``, else ``~/.sterna``.
+
+    Raises:
+        ConfigError: the path starts with the "~" of a user who has no home folder.
+    """
+    chosen = option if option is not None else Path(environment.get(HOME_VARIABLE) or DEFAULT_HOME)
+    try:
+        return Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100 - symlinks stay as the user wrote them
+    except RuntimeError as error:
+        raise ConfigError(f"{chosen}: {error}; name the folder with --home or ${HOME_VARIABLE}") from error
+
+
+def prepare_home(home: Path) -> None:
+    """Make ``home``, or check it; afterwards only its owner may look inside (mode 0700).
+
+    Raises:
+        ConfigError: it is a file, another user's folder, or a folder that holds other things.
+        OSError: the disk refused.
+    """
+    with suppress(FileExistsError):
+        home.mkdir(mode=0o700, parents=True)
+    status = home.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{home} is a file; choose a folder with --home or ${HOME_VARIABLE}")
+    if status.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{home} belongs to user {status.st_uid}, not to you ({os.geteuid()}); choose another with --home"
+        )
+    if stat.S_IMODE(status.st_mode) == 0o700:
+        return
+    names = {entry.name for entry in home.iterdir()}
+    if names and not names & HOME_ENTRIES:
+        raise ConfigError(
+            f"{home} holds other things ({min(names)}, ...); choose an empty or new folder with --home"
+        )
+    home.chmod(0o700)
