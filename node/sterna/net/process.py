@@ -1,0 +1,372 @@
+"""The core's side of the network: starts the network process, watches it, and speaks to it through a pipe.
+
+This side never imports trio or libp2p.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sterna_protocol.wire.limits import MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
+
+from sterna.errors import ConfigError, NodeError, StorageError, Unreachable
+from sterna.net import events
+from sterna.net.events import Gossip, Listening, NetEvent, NetRestarted
+from sterna.net.pipe import Frames, PipeError, pack
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+"""Until the first ``Listening``: importing the library takes 1.3 s on an idle core, much more on a busy laptop."""
+
+FIRST_RESTART_SECONDS = 0.1
+LAST_RESTART_SECONDS = 5.0
+STABLE_SECONDS = 30.0
+"""A process that lived this long is restarted at once."""
+
+START_ATTEMPTS = 3
+"""Deaths before the first ``Listening`` that make ``open_net`` give up."""
+
+RESTART_GRACE_SECONDS = 10.0
+"""A call made while the process restarts waits this long for the new one."""
+
+MAX_EVENTS = 4096
+"""Events that wait for the core; beyond that gossip is dropped, which the protocol bears."""
+
+MAX_REDIAL = 64
+"""Dialled addresses that a restarted process dials again."""
+
+CLOSE_SECONDS = 3.0
+
+ERRORS: dict[str, type[Exception]] = {
+    "unreachable": Unreachable,
+    "storage": StorageError,
+    "config": ConfigError,
+    "value": ValueError,
+}
+"""What the child's failures are on this side."""
+
+_EVENTS: dict[str, type] = {
+    name: getattr(events, name)
+    for name in ("Listening", "PeerConnected", "PeerDisconnected", "Gossip", "Request", "PeerLied", "PeerBanned")
+}
+
+# glibc reserves 64 MiB of address space per thread arena, and address space is what the child's limit counts.
+_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class NetConfig:
+    """How one node takes part in one swarm.
+
+    Args:
+        identity_seed: 32-byte Ed25519 seed; the PeerID follows from it.
+        listen: multiaddrs such as "/ip4/0.0.0.0/tcp/4001"; port 0 lets the system choose; empty listens nowhere.
+        bootstrap: full multiaddrs with /p2p/<PeerID>, dialled at the start and whenever they are not connected.
+        topic: gossip topic, "sterna/<swarm id in hex>".
+        blobs: content-addressed folder to serve from and fetch into.
+        address_space_mib: RLIMIT_AS of the network process. An idle one needs about 260 MiB, one that fetches and
+            serves at full speed about 400; the rest is what peers can make the library buffer before it dies.
+    """
+
+    identity_seed: bytes = field(repr=False)
+    listen: tuple[str, ...]
+    bootstrap: tuple[str, ...]
+    topic: str
+    blobs: Path
+    address_space_mib: int = 1024
+
+
+class _ProcessDied(Unreachable):
+    """The network process ended while it worked on this call."""
+
+
+class Net:
+    """One node's network. Made by ``open_net``; every method may be called from any task of the event loop."""
+
+    def __init__(self, config: NetConfig) -> None:
+        self.peer: bytes = (
+            Ed25519PrivateKey.from_private_bytes(config.identity_seed).public_key().public_bytes_raw()
+        )
+        self.addresses: tuple[str, ...] = ()
+        self.restarts = 0
+        self.dropped_events = 0
+        self._config = config
+        self._listen = config.listen
+        self._redial: deque[str] = deque(maxlen=MAX_REDIAL)
+        self._events: asyncio.Queue[NetEvent] = asyncio.Queue()
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._ids = itertools.count(1)
+        self._writer: asyncio.StreamWriter | None = None
+        self._up = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+        self._fatal: Exception | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the network process; None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    async def events(self) -> AsyncIterator[NetEvent]:
+        """What happens, in order. One consumer; the iterator never ends by itself."""
+        while True:
+            yield await self._events.get()
+
+    async def publish(self, data: bytes) -> None:
+        """Gossip to everybody, at most one message each 10 ms; delivery is likely, not certain.
+
+        Raises:
+            ValueError: more than 16 KiB.
+            Unreachable: the network process is not there.
+        """
+        if len(data) > MAX_FRAME_BYTES:
+            raise ValueError(f"a gossip message of {len(data)} bytes, the limit is {MAX_FRAME_BYTES}")
+        await self._call("publish", data)
+
+    async def request(self, peer: bytes, data: bytes, *, timeout: float = 10.0) -> bytes:
+        """A connected peer's answer, at most 1 MiB.
+
+        Raises:
+            ValueError: the request is more than 64 KiB.
+            Unreachable: not connected, or no correct answer in time.
+        """
+        if len(data) > MAX_REQUEST_BYTES:
+            raise ValueError(f"a request of {len(data)} bytes, the limit is {MAX_REQUEST_BYTES}")
+        answer: bytes = await self._call("request", peer, data, timeout)
+        return answer
+
+    async def respond(self, request_id: int, data: bytes) -> None:
+        """Answer a ``Request``; nothing happens if its peer no longer waits.
+
+        Raises:
+            ValueError: the answer is more than 1 MiB.
+        """
+        if len(data) > MAX_RESPONSE_BYTES:
+            raise ValueError(f"an answer of {len(data)} bytes, the limit is {MAX_RESPONSE_BYTES}")
+        with suppress(Unreachable):
+            await self._call("respond", request_id, data)
+
+    async def fetch(self, digest: bytes, size: int, peers: Sequence[bytes], *, timeout: float) -> Path:
+        """The file of a whole blob, each chunk checked before it was written; resumes what an earlier try left.
+
+        A peer that sends what the digest refutes is left out, penalised, and named in a ``PeerLied`` event.
+
+        Raises:
+            Unreachable: the peers did not give all of it in ``timeout`` seconds.
+            StorageError: the disk refused it.
+            ValueError: no blob may be that large.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            try:
+                return Path(
+                    await self._call("fetch", digest, size, list(peers), max(0.1, deadline - loop.time()))
+                )
+            except _ProcessDied:
+                if loop.time() >= deadline:
+                    raise
+
+    async def dial(self, address: str) -> bytes:
+        """Connect to a full multiaddr, and again whenever the connection is lost, for an hour; the peer's key.
+
+        Raises:
+            ValueError: not a full TCP multiaddr of an Ed25519 peer.
+            Unreachable: nobody there, or somebody else.
+        """
+        peer: bytes = await self._call("dial", address)
+        if address not in self._redial:
+            self._redial.append(address)
+        return peer
+
+    async def penalise(self, peer: bytes, points: int) -> None:
+        """Count ``points`` against a peer; at ``score.LIMIT`` it is disconnected and banned for a while."""
+        await self._call("penalise", peer, points)
+
+    async def close(self) -> None:
+        """End the network process; open calls fail."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._supervisor
+            self._supervisor = None
+
+    # --- calls -----------------------------------------------------------------------------------------------------
+
+    async def _call(self, operation: str, *arguments: object) -> Any:
+        if not self._up.is_set():
+            if self._supervisor is None or self._supervisor.done():
+                raise Unreachable("the network is closed")
+            try:
+                await asyncio.wait_for(self._up.wait(), RESTART_GRACE_SECONDS)
+            except TimeoutError:
+                raise _ProcessDied("the network process does not come back") from None
+        writer = self._writer
+        if writer is None:
+            raise _ProcessDied("the network process ended")
+        call_id = next(self._ids)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[call_id] = future
+        try:
+            writer.write(pack(["call", call_id, operation, list(arguments)]))
+            with suppress(ConnectionError):  # then the process is gone, and the future says so
+                await writer.drain()
+            return await future
+        finally:
+            self._calls.pop(call_id, None)
+
+    # --- the process -----------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        self._supervisor = asyncio.create_task(self._supervise(), name="net.supervisor")
+        up = asyncio.create_task(self._up.wait())
+        try:
+            await asyncio.wait(
+                {up, self._supervisor}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if self._supervisor.done():
+                self._supervisor.result()
+            if not self._up.is_set():
+                raise Unreachable(f"the network process does not listen after {START_SECONDS:g} s")
+        except BaseException:
+            await self.close()
+            raise
+        finally:
+            up.cancel()
+
+    async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = FIRST_RESTART_SECONDS
+        for attempt in itertools.count(1):
+            born = loop.time()
+            code = await self._run_once()
+            if not self.addresses and (self._fatal is not None or attempt >= START_ATTEMPTS):
+                raise self._fatal or NodeError(f"the network process ended {attempt} times with code {code}")
+            logger.warning("net.restarting", extra={"exit_code": code, "delay_seconds": delay})
+            self.restarts += 1
+            self._put(NetRestarted(code))
+            delay = FIRST_RESTART_SECONDS if loop.time() - born > STABLE_SECONDS else delay
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RESTART_SECONDS)
+
+    async def _run_once(self) -> int:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "sterna.net.child",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**os.environ, **_ENVIRONMENT},
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            writer.write(pack(["config", self._first_message()]))
+            self._writer = writer
+            await self._read(reader)
+        except (ConnectionError, PipeError) as broken:
+            logger.error("net.pipe_broken", extra={"why": str(broken)})
+        finally:
+            self._up.clear()
+            self._writer = None
+            for future in self._calls.values():
+                if not future.done():
+                    future.set_exception(_ProcessDied("the network process ended before it answered"))
+            writer.close()  # the child's sign to end
+            code = await _reap(self._process)
+            self._process = None
+        return code
+
+    def _first_message(self) -> dict[str, object]:
+        return {
+            "identity_seed": self._config.identity_seed,
+            "listen": list(self._listen),
+            "bootstrap": list(self._config.bootstrap),
+            "redial": list(self._redial),
+            "topic": self._config.topic,
+            "blobs": str(self._config.blobs),
+            "address_space_mib": self._config.address_space_mib,
+            "parent": os.getpid(),
+        }
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        frames = Frames()
+        while data := await reader.read(65536):
+            for message in frames.feed(data):
+                self._take(message)
+
+    def _take(self, message: list[Any]) -> None:
+        match message:
+            case ["done", int(call_id), value]:
+                if (future := self._calls.get(call_id)) is not None and not future.done():
+                    future.set_result(value)
+            case ["fail", int(call_id), str(kind), str(text)] if kind in ERRORS:
+                if (future := self._calls.get(call_id)) is not None and not future.done():
+                    future.set_exception(ERRORS[kind](text))
+            case ["event", str(name), list(fields)] if name in _EVENTS:
+                fields = [tuple(value) if isinstance(value, list) else value for value in fields]
+                self._put(_EVENTS[name](*fields))
+            case ["fatal", str(kind), str(text)] if kind in ERRORS:
+                self._fatal = ERRORS[kind](text)
+            case _:
+                raise PipeError(f"unknown message {message[:1]!r}")
+
+    def _put(self, event: NetEvent) -> None:
+        if isinstance(event, Listening):
+            self.addresses = event.addresses
+            # A restarted process takes the same ports, or the peers that know us could not come back.
+            self._listen = tuple(address.rpartition("/p2p/")[0] for address in event.addresses)
+            self._up.set()
+        if self._events.qsize() >= MAX_EVENTS:
+            if isinstance(event, Gossip):
+                self.dropped_events += 1
+                return
+            if self._events.qsize() >= 2 * MAX_EVENTS:
+                self._events.get_nowait()
+                self.dropped_events += 1
+        self._events.put_nowait(event)
+
+
+async def _reap(process: asyncio.subprocess.Process) -> int:
+    try:
+        return await asyncio.wait_for(process.wait(), CLOSE_SECONDS)
+    except TimeoutError:
+        process.kill()
+        return await process.wait()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+
+
+@asynccontextmanager
+async def open_net(config: NetConfig) -> AsyncIterator[Net]:
+    """A node on the network, listening, until the block ends.
+
+    Raises:
+        ConfigError: an address cannot be parsed or listened on.
+        Unreachable: the network process does not start.
+    """
+    if len(config.identity_seed) != 32:
+        raise ConfigError(f"the identity seed has {len(config.identity_seed)} bytes, 32 are needed")
+    net = Net(config)
+    await net._start()
+    try:
+        yield net
+    finally:
+        await net.close()
