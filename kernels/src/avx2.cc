@@ -25,6 +25,13 @@ __m256i broadcast4(const int8_t* p) {
   return _mm256_set1_epi32(four);
 }
 
+// sum += codes (unsigned) * x (signed), two products an int16. As instructions, because GCC 12 gathers the intrinsics
+// of all rows before it adds them up, and has no registers for that.
+[[gnu::always_inline]] inline void add_pairs(__m256i& sum, __m256i codes, __m256i x) {
+  __m256i pairs;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(pairs) : "x"(codes), "x"(x));
+}
+
 int32_t sum8(__m256i v) {
   __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
@@ -130,9 +137,12 @@ template <int kRows>
   const int8_t* a = t.activations + first * t.depth;
   const uint8_t* codes = t.codes;
   __m256i total[kRows][2];
+  // Every loop over the sums is unrolled: only constant indices keep them in registers.
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) total[r][0] = total[r][1] = _mm256_setzero_si256();
   for (int64_t steps = t.depth / 4; steps > 0; steps -= kInt16Steps) {
     __m256i sum[kRows][2];
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
     const uint8_t* end = codes + (steps < kInt16Steps ? steps : kInt16Steps) * 64;
     for (; codes < end; codes += 64, a += 4) {
@@ -140,11 +150,13 @@ template <int kRows>
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const __m256i x = broadcast4(a + r * t.depth);
-        sum[r][0] = _mm256_add_epi16(sum[r][0], _mm256_maddubs_epi16(left, x));
-        sum[r][1] = _mm256_add_epi16(sum[r][1], _mm256_maddubs_epi16(right, x));
+        add_pairs(sum[r][0], left, x);
+        add_pairs(sum[r][1], right, x);
       }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
       for (int h = 0; h < 2; ++h)
         total[r][h] = _mm256_add_epi32(total[r][h], _mm256_madd_epi16(sum[r][h], ones));
   }
@@ -153,12 +165,15 @@ template <int kRows>
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(total[r][h], _mm256_set1_epi32(t.sums[first + r])));
   };
   const __m256 radix = _mm256_set1_ps(256.0f);
-  for (int r = 0; r < kRows; r += t.limbs) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    if (t.limbs == 2 && r % 2 == 1) continue;
     const int64_t m = (first + r) / t.limbs;
     const __m256 factor = _mm256_set1_ps(t.factors[m]);
+#pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
       __m256 sum = exact(r, h);
-      if (t.limbs == 2) sum = _mm256_add_ps(_mm256_mul_ps(sum, radix), exact(r + 1, h));
+      if (t.limbs == 2) sum = _mm256_add_ps(_mm256_mul_ps(sum, radix), exact((r + 1) % kRows, h));
       _mm256_storeu_ps(t.out + m * t.out_stride + 8 * h, _mm256_mul_ps(sum, factor));
     }
   }
@@ -172,36 +187,36 @@ void multiply(const MultiplyTask& t) {
   if (r < rows) multiply_rows<1>(t, r);
 }
 
-// Fields stay in their bytes: at 1 and, for the odd ones, at 4 times their value, which one shift at the end undoes.
-// A block adds 8 pairs to each int16 sum: 8 * 2 * 4 * 3 * 128 = 24576 at most.
+// One row of x straight from the packed bytes. Fields stay in their bytes: at 1 and, for the odd ones, at 4 times
+// their value, which one shift at the end undoes. A block adds 8 pairs to each int16 sum: 8 * 2 * 4 * 3 * 128 = 24576
+// at most.
 void gemv(const GemvTask& t) {
   const __m256i even = _mm256_set1_epi8(0x03), odd = _mm256_set1_epi8(0x0c), ones = _mm256_set1_epi16(1);
   const uint8_t* p = t.packed;
   for (int64_t nb = 0; nb < t.n_blocks; ++nb) {
-    __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    __m256i total4[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    __m256i total[2] = {}, total4[2] = {};
     const int8_t* a = t.activations;
     for (int64_t kb = 0; kb < t.k_blocks; ++kb) {
-      __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-      __m256i sum4[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+      __m256i sum[2] = {}, sum4[2] = {};
+#pragma GCC unroll 4
       for (int q = 0; q < 4; ++q, p += 64, a += 16) {
-        _mm_prefetch(reinterpret_cast<const char*>(p) + 2048, _MM_HINT_T0);
         const __m256i x0 = broadcast4(a), x1 = broadcast4(a + 4), x2 = broadcast4(a + 8), x3 = broadcast4(a + 12);
+#pragma GCC unroll 2
         for (int h = 0; h < 2; ++h) {
           const __m256i v = load(p + 32 * h), upper = _mm256_srli_epi16(v, 4);
-          const __m256i s0 = _mm256_maddubs_epi16(_mm256_and_si256(v, even), x0);
-          const __m256i s1 = _mm256_maddubs_epi16(_mm256_and_si256(v, odd), x1);
-          const __m256i s2 = _mm256_maddubs_epi16(_mm256_and_si256(upper, even), x2);
-          const __m256i s3 = _mm256_maddubs_epi16(_mm256_and_si256(upper, odd), x3);
-          sum[h] = _mm256_add_epi16(sum[h], _mm256_add_epi16(s0, s2));
-          sum4[h] = _mm256_add_epi16(sum4[h], _mm256_add_epi16(s1, s3));
+          add_pairs(sum[h], _mm256_and_si256(v, even), x0);
+          add_pairs(sum4[h], _mm256_and_si256(v, odd), x1);
+          add_pairs(sum[h], _mm256_and_si256(upper, even), x2);
+          add_pairs(sum4[h], _mm256_and_si256(upper, odd), x3);
         }
       }
+#pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         total[h] = _mm256_add_epi32(total[h], _mm256_madd_epi16(sum[h], ones));
         total4[h] = _mm256_add_epi32(total4[h], _mm256_madd_epi16(sum4[h], ones));
       }
     }
+#pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
       const __m256i sum = _mm256_add_epi32(total[h], _mm256_srai_epi32(total4[h], 2));
       const __m256 exact = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_set1_epi32(t.sum)));

@@ -78,17 +78,19 @@ inline void quantise_row512(const QuantiseTask& t) {
 template <int kGroups>
 inline void unpack_forward_groups(const Weights& w, int64_t c0, uint8_t* codes) {
   const __m512i three = _mm512_set1_epi8(3);
-  for (int g = 0; g < kGroups; ++g) {
-    const int64_t nb = c0 / kBlockRows + g;
-    uint8_t* out = codes + 64 * g;
-    for (int64_t quarter = 0; quarter < w.k_blocks() * 4; ++quarter, out += 4 * kGroups * 64) {
-      const __m512i v = nb < w.n_blocks() ? _mm512_loadu_si512(w.block(nb, 0) + quarter * 64) : _mm512_setzero_si512();
+  const int64_t nb = c0 / kBlockRows, row = w.k_blocks() * kBlockBytes;
+  const int64_t groups = w.n_blocks() - nb < kGroups ? w.n_blocks() - nb : kGroups;
+  if (groups < kGroups) memset(codes, 0, static_cast<size_t>(row * 4 * kGroups));
+  const uint8_t* p = w.block(nb, 0);
+  for (const uint8_t* end = p + row; p < end; p += 64, codes += 4 * kGroups * 64)
+    for (int64_t g = 0; g < groups; ++g) {
+      const __m512i v = _mm512_loadu_si512(p + g * row);
+      uint8_t* out = codes + 64 * g;
       _mm512_store_si512(out, _mm512_and_si512(v, three));
       _mm512_store_si512(out + kGroups * 64, _mm512_and_si512(_mm512_srli_epi16(v, 2), three));
       _mm512_store_si512(out + 2 * kGroups * 64, _mm512_and_si512(_mm512_srli_epi16(v, 4), three));
       _mm512_store_si512(out + 3 * kGroups * 64, _mm512_and_si512(_mm512_srli_epi16(v, 6), three));
     }
-  }
 }
 
 // A panel of kGroups * 16 columns k. Four rows n of a quarter, 4 x 4 bytes, are transposed to [kk][n] in every lane;
@@ -116,29 +118,21 @@ inline void unpack_backward_groups(const Weights& w, int64_t c0, uint8_t* codes)
 inline void gemv512(const GemvTask& t) {
   const __m512i masks[4] = {_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c), _mm512_set1_epi8(0x30),
                             _mm512_set1_epi8(static_cast<char>(0xc0))};
-  const __m512i sum = _mm512_set1_epi32(t.sum);
-  const int64_t row = t.k_blocks * kBlockBytes;
-  for (int64_t nb = 0; nb < t.n_blocks; nb += 2) {
-    // Two rows of blocks share the activations; a lone last one is done twice.
-    const uint8_t* p[2] = {t.packed + nb * row, t.packed + (nb + 1 < t.n_blocks ? nb + 1 : nb) * row};
-    __m512i total[2][4] = {};
+  const __m512i correction = _mm512_set1_epi32(t.sum);
+  const __m512 factor = _mm512_set1_ps(t.factor);
+  const uint8_t* p = t.packed;
+  for (int64_t nb = 0; nb < t.n_blocks; ++nb) {
+    __m512i total[4] = {};
     const int8_t* a = t.activations;
-    for (int64_t at = 0; at < row; at += 64, a += 16) {
-      const __m512i x[4] = {broadcast4(a), broadcast4(a + 4), broadcast4(a + 8), broadcast4(a + 12)};
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        const __m512i v = _mm512_loadu_si512(p[h] + at);
-        _mm_prefetch(reinterpret_cast<const char*>(p[h]) + at + 2048, _MM_HINT_T0);
+    for (int64_t quarter = 0; quarter < t.k_blocks * 4; ++quarter, p += 64, a += 16) {
+      const __m512i v = _mm512_loadu_si512(p);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) dot(total[h][j], _mm512_and_si512(v, masks[j]), x[j]);
-      }
+      for (int j = 0; j < 4; ++j) dot(total[j], _mm512_and_si512(v, masks[j]), broadcast4(a + 4 * j));
     }
-    for (int64_t h = 0; h < 2 && nb + h < t.n_blocks; ++h) {
-      const __m512i low = _mm512_add_epi32(total[h][0], _mm512_srai_epi32(total[h][1], 2));
-      const __m512i high = _mm512_add_epi32(_mm512_srai_epi32(total[h][2], 4), _mm512_srai_epi32(total[h][3], 6));
-      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(low, high), sum));
-      _mm512_storeu_ps(t.out + (nb + h) * 16, _mm512_mul_ps(exact, _mm512_set1_ps(t.factor)));
-    }
+    const __m512i low = _mm512_add_epi32(total[0], _mm512_srai_epi32(total[1], 2));
+    const __m512i high = _mm512_add_epi32(_mm512_srai_epi32(total[2], 4), _mm512_srai_epi32(total[3], 6));
+    const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(low, high), correction));
+    _mm512_storeu_ps(t.out + nb * 16, _mm512_mul_ps(exact, factor));
   }
 }
 

@@ -14,7 +14,10 @@ template <int kRows>
 [[gnu::always_inline]] inline void multiply_rows(const MultiplyTask& t, int64_t first) {
   const int8_t* a = t.activations + first * t.depth;
   __m512i total[kRows][kGroups];
+  // Every loop over the sums is unrolled: only constant indices keep them in registers.
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) total[r][g] = _mm512_setzero_si512();
   const uint8_t* end = t.codes + t.depth * kColumns;
   for (const uint8_t* codes = t.codes; codes < end; codes += kColumns * 4, a += 4) {
@@ -28,8 +31,12 @@ template <int kRows>
       for (int g = 0; g < kGroups; ++g) dot(total[r][g], c[g], x);
     }
   }
-  for (int r = 0; r < kRows; r += t.limbs)
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    if (t.limbs == 2 && r % 2 == 1) continue;
+#pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) store16(t, first + r, g, total[r][g], total[(r + 1) % kRows][g]);
+  }
 }
 
 void multiply(const MultiplyTask& t) {
