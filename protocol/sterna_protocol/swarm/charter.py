@@ -20,6 +20,15 @@ from sterna_protocol.wire.messages import Signature
 
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
 Size = Annotated[int, Field(ge=1, le=2**24)]
+Name = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$",
+    ),
+]
+"""A name for people. Terminals show it: control characters and those that turn or hide text are refused."""
 
 MAX_LINEARS = 16
 """Adapted linears of one layer; decoders in use have seven."""
@@ -124,10 +133,10 @@ class Charter(Record):
     max_bytes: ClassVar[int] = MAX_CHARTER_BYTES
 
     version: Literal[1]
-    name: Annotated[str, Field(min_length=1, max_length=64)]
+    name: Name
     nonce: Annotated[bytes, Field(min_length=16, max_length=16)]
     founders: Annotated[tuple[PeerKey, ...], Field(min_length=1, max_length=MAX_FOUNDERS)]
-    base_name: Annotated[str, Field(min_length=1, max_length=64)]
+    base_name: Name
     base: Digest
     tokenizer: Digest
     adapter: AdapterScheme

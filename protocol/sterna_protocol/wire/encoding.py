@@ -73,7 +73,8 @@ class Record(BaseModel):
             record = cls.model_validate(plain)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
+            # A refused key may be any string of a stranger's; it is shown escaped and short.
+            where = ascii(".".join(str(part) for part in first["loc"]))[:80]
             raise MalformedMessage(f"{cls.__name__} {where}: {first['msg']}") from error
         # [REJECT] The bytes are the one encoding of the value
         if _pack(record) != data:

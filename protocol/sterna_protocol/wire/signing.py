@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -49,8 +50,24 @@ def preimage(*, swarm: bytes, round_: int, attempt: int, kind: int, author: byte
 
     ::
 
-        "sterna/1" 00 | swarm 32 | round u32 | attempt u16 | kind u8 | author 32 | body
+        "sterna/1" 00 | swarm 32 | round u32 | attempt u16 | kind u8 | author 32 | SHA-256(body) 32
+
+    The body goes in as its digest, so that a proof about two messages needs neither body.
     """
+    return preimage_of_digest(
+        swarm=swarm,
+        round_=round_,
+        attempt=attempt,
+        kind=kind,
+        author=author,
+        body_digest=hashlib.sha256(body).digest(),
+    )
+
+
+def preimage_of_digest(
+    *, swarm: bytes, round_: int, attempt: int, kind: int, author: bytes, body_digest: bytes
+) -> bytes:
+    """``preimage`` of a message whose body is known by its digest alone."""
     return b"".join(
         (
             DOMAIN,
@@ -60,6 +77,6 @@ def preimage(*, swarm: bytes, round_: int, attempt: int, kind: int, author: byte
             attempt.to_bytes(2, "big"),
             kind.to_bytes(1, "big"),
             author,
-            body,
+            body_digest,
         )
     )
