@@ -1,0 +1,162 @@
+"""The adapter inside the model: every adapted linear gets y += scale * (x A^T) B^T.
+
+Shapes: o out, i in features of a linear; r rank of one subspace; R = r x the subspaces in use; n values of
+one subspace's state (sterna_protocol.merge.scheme lays them out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sterna_protocol.merge.adapter import STATE_EXPONENT, Adapter
+from sterna_protocol.merge.scheme import Part, a_exponent, a_signs, delta_parts, delta_size, subspace_of
+from sterna_protocol.swarm.charter import AdapterScheme
+
+
+@dataclass(frozen=True, slots=True)
+class _Factors:
+    """One adapted linear. The trained subspace stands first in A and B; ``trained_*`` are what learns.
+
+    Shapes: a [R, i], b [o, R], trained_a [r, i], trained_b [o, r].
+    """
+
+    a: Tensor
+    b: Tensor
+    trained_a: nn.Parameter | None
+    trained_b: nn.Parameter | None
+
+
+class Lora:
+    """An adapter's factors, and the values of the one subspace that trains as one flat vector.
+
+    Attributes:
+        values: float32 [n], the trained subspace; parameters of the model are views of it.
+        gradient: float32 [n], filled by ``backward``; None where nothing trains.
+    """
+
+    def __init__(self, scheme: AdapterScheme, state: NDArray[np.float32], *, trained: int | None) -> None:
+        """
+        Args:
+            state: float32 [subspaces, n].
+            trained: the subspace to train; None for an adapter that is only used.
+        """
+        expected = (scheme.subspaces, delta_size(scheme))
+        if state.shape != expected:
+            raise ValueError(f"state of shape {state.shape}, the scheme has {expected}")
+        self._scale = float(scheme.scale)
+        self.gradient: Tensor | None = None
+        self.values = torch.zeros(0)
+        used = [row for row in range(scheme.subspaces) if row != trained and state[row].any()]
+        if trained is not None:
+            used.insert(0, trained)
+            self.values = torch.tensor(state[trained])
+            self.gradient = torch.zeros_like(self.values)
+        self._factors: dict[str, _Factors] = {}
+        by_name: dict[str, dict[str, Part]] = {}
+        for part in delta_parts(scheme):
+            by_name.setdefault(part.name, {})[part.matrix] = part
+        if used:
+            for name, parts in by_name.items():
+                self._factors[name] = self._linear(scheme, name, parts, state, used, trained is not None)
+
+    def correct(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        """``y`` [.., o] of the linear ``name`` at ``x`` [.., i], with this adapter's part added."""
+        found = self._factors.get(name)
+        if found is None:
+            return y
+        if found.trained_a is not None and found.trained_b is not None:
+            inner = nn.functional.linear(x, found.trained_a)
+            return y + self._scale * nn.functional.linear(inner, found.trained_b)
+        if found.trained_b is not None:
+            corrected: Tensor = _Correction.apply(y, x, found.trained_b, found.a, found.b, self._scale)  # type: ignore[no-untyped-call]
+            return corrected
+        return y + self._scale * (x @ found.a.T) @ found.b.T
+
+    def values_changed(self) -> None:
+        """Take over new ``values``: called after each optimiser step."""
+        for factors in self._factors.values():
+            if factors.trained_b is not None and factors.trained_a is None:
+                factors.b[:, : factors.trained_b.shape[1]] = factors.trained_b.detach()
+
+    def _linear(
+        self,
+        scheme: AdapterScheme,
+        name: str,
+        parts: dict[str, Part],
+        state: NDArray[np.float32],
+        used: Sequence[int],
+        trains: bool,
+    ) -> _Factors:
+        b_parts = [_matrix(state[row], parts["b"]) for row in used]
+        if "a" in parts:
+            a_parts = [_matrix(state[row], parts["a"]) for row in used]
+        else:
+            a_parts = [drawn_a(scheme, row, name) for row in used]
+        return _Factors(
+            a=torch.tensor(np.concatenate(a_parts)),
+            b=torch.tensor(np.concatenate(b_parts, axis=1)),
+            trained_a=self._parameter(parts["a"]) if trains and "a" in parts else None,
+            trained_b=self._parameter(parts["b"]) if trains else None,
+        )
+
+    def _parameter(self, part: Part) -> nn.Parameter:
+        """A view of ``values`` whose gradient is the same view of ``gradient``: one step moves all."""
+        rows, columns = part.shape
+        place = slice(part.offset, part.offset + rows * columns)
+        parameter = nn.Parameter(self.values[place].view(rows, columns))
+        assert self.gradient is not None  # for mypy: set before any parameter is made
+        parameter.grad = self.gradient[place].view(rows, columns)
+        return parameter
+
+
+def float_state(adapter: Adapter) -> NDArray[np.float32]:
+    """The adapter's integers as numbers, float32 [subspaces, n]."""
+    return np.ldexp(adapter.state.astype(np.float64), STATE_EXPONENT).astype(np.float32)
+
+
+def drawn_a(scheme: AdapterScheme, subspace: int, name: str) -> NDArray[np.float32]:
+    """The frozen A [r, i] of one linear, as the charter's seed draws it."""
+    signs = a_signs(scheme, subspace, name)
+    return np.ldexp(signs.astype(np.float32), a_exponent(signs.shape[1])).astype(np.float32)
+
+
+def lora_of_round(scheme: AdapterScheme, state: NDArray[np.float32], round_: int) -> Lora:
+    """The adapter as round ``round_`` trains it."""
+    return Lora(scheme, state, trained=subspace_of(scheme, round_))
+
+
+def _matrix(row: NDArray[np.float32], part: Part) -> NDArray[np.float32]:
+    rows, columns = part.shape
+    return row[part.offset : part.offset + rows * columns].reshape(rows, columns)
+
+
+class _Correction(torch.autograd.Function):
+    """y + scale * (x A^T) B^T where only the first columns of B learn.
+
+    Of the activations it keeps x A'^T alone, r numbers a token: dB needs no more and dx only needs A and B.
+    """
+
+    @staticmethod
+    def forward(ctx, y, x, trained_b, a, b, scale):  # type: ignore[no-untyped-def]
+        inner = x.reshape(-1, x.shape[-1]) @ a.T
+        ctx.save_for_backward(inner[:, : trained_b.shape[1]].clone(), a, b)
+        ctx.scale = scale
+        return torch.addmm(y.reshape(-1, y.shape[-1]), inner, b.T, alpha=scale).view(y.shape)
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        inner, a, b = ctx.saved_tensors
+        rows = g.reshape(-1, g.shape[-1])
+        dx = (
+            ((rows @ b) @ a).mul_(ctx.scale).view(*g.shape[:-1], a.shape[1])
+            if ctx.needs_input_grad[1]
+            else None
+        )
+        db = (rows.T @ inner).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
+        return g, dx, db, None, None, None

@@ -1,0 +1,356 @@
+"""The node's side of the training process: jobs go out, progress and results come back. Knows no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sterna import errors
+from sterna.errors import NodeError, WorkerFailed
+from sterna.pipe import Child, ChildDied, Message, start_child
+from sterna.train.text import Turn
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.wire.messages import Figures
+
+logger = logging.getLogger(__name__)
+
+CHILD_MODULE = "sterna.train.child"
+
+START_SECONDS = 120.0
+"""Importing torch takes two seconds on an idle laptop, and far longer from a cold disk."""
+
+ACCEPT_SECONDS = 30.0
+"""How long a cancelled job may run on before its process is replaced: one step of a large base."""
+
+Progress = Callable[[int, int, float], None]
+"""Called with (steps done, steps in all, loss of the last step in nats per token)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """How the training process runs.
+
+    Attributes:
+        threads: of torch and the kernels.
+        backward: how gradients of activations are held between ternary products; two int8 limbs cannot be
+            told from float32 in the loss curve.
+        activation_bytes: what layers may keep for the backward pass; beyond it they recompute.
+    """
+
+    base: Path
+    threads: int = 1
+    backward: Literal["int8", "int8x2", "fp32"] = "int8x2"
+    activation_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained round. Losses are nats per token on the peer's own held-out text."""
+
+    delta_blob: bytes
+    figures: Figures
+    loss_before: float
+    loss_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """Nats per token over all held-out files together, and of each alone."""
+
+    loss: float
+    tokens: int
+    by_file: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """Held-out loss before training (``loss_before``) and after each round, without a swarm."""
+
+    loss_before: float
+    loss_by_round: tuple[float, ...]
+    by_file: tuple[float, ...]
+
+
+class Worker:
+    """One training process, started when a job needs it, also after it died. One job at a time."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._child: Child | None = None
+        self._lock = asyncio.Lock()
+        self._ids = itertools.count(1)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running child."""
+        return self._child.pid if self._child is not None else None
+
+    async def train(
+        self,
+        *,
+        charter: Charter,
+        adapter: bytes | Path,
+        round_: int,
+        author: bytes,
+        data: Path,
+        seed: int,
+        on_progress: Progress | None = None,
+    ) -> Trained:
+        """Train one round from the certified adapter and return the delta.
+
+        Args:
+            adapter: the encoded adapter blob, or the path of one.
+            author: our 32-byte peer id; the delta names it.
+            seed: shuffles the data, together with the round.
+
+        Raises:
+            DataError: the data cannot be trained on; nothing was trained.
+            ConfigError: charter and base do not fit together.
+            WorkerFailed: the process died, or the training diverged.
+        """
+        done = await self._run(
+            {
+                "kind": "train",
+                "charter": charter.encode(),
+                "adapter": _sent(adapter),
+                "round": round_,
+                "author": author,
+                "data": str(data),
+                "seed": seed,
+            },
+            on_progress,
+        )
+        return Trained(
+            delta_blob=done["delta"],
+            figures=Figures(
+                loss_before_micronats=round(1e6 * done["loss_before"]),
+                loss_after_micronats=round(1e6 * done["loss_after"]),
+                steps=done["steps"],
+                tokens=done["tokens"],
+                milliseconds=done["milliseconds"],
+            ),
+            loss_before=done["loss_before"],
+            loss_after=done["loss_after"],
+        )
+
+    async def train_alone(
+        self,
+        *,
+        charter: Charter,
+        rounds: int,
+        data: Sequence[Path],
+        held_out: Sequence[Path],
+        seed: int,
+        sequences_factor: int = 1,
+        on_progress: Progress | None = None,
+    ) -> Alone:
+        """Train the same steps without the others: float32 state, nothing quantised, subspaces in turn.
+
+        With everybody's data and ``sequences_factor`` = number of peers it is the centralised run.
+
+        Raises:
+            DataError, ConfigError, WorkerFailed: as ``train``.
+        """
+        done = await self._run(
+            {
+                "kind": "train_alone",
+                "charter": charter.encode(),
+                "rounds": rounds,
+                "data": [str(path) for path in data],
+                "held_out": [str(path) for path in held_out],
+                "seed": seed,
+                "sequences_factor": sequences_factor,
+            },
+            on_progress,
+        )
+        first, *later = done["rounds"]
+        return Alone(
+            loss_before=first["loss"],
+            loss_by_round=tuple(entry["loss"] for entry in later),
+            by_file=tuple(done["rounds"][-1]["by_file"]),
+        )
+
+    async def evaluate(
+        self, *, charter: Charter, adapter: bytes | Path | None, held_out: Sequence[Path]
+    ) -> Evaluated:
+        """The held-out loss of the adapter, or without one of the base.
+
+        Raises:
+            DataError, ConfigError, WorkerFailed: as ``train``.
+        """
+        done = await self._run(
+            {
+                "kind": "evaluate",
+                "charter": charter.encode(),
+                "adapter": _sent(adapter),
+                "held_out": [str(path) for path in held_out],
+            },
+            None,
+        )
+        return Evaluated(loss=done["loss"], tokens=done["tokens"], by_file=tuple(done["by_file"]))
+
+    async def generate(
+        self,
+        *,
+        prompt: str | Sequence[Turn],
+        charter: Charter | None = None,
+        adapter: bytes | Path | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
+    ) -> AsyncIterator[str]:
+        """Pieces of text as they are made. Leaving the iterator ends the job.
+
+        Args:
+            prompt: a text to continue, or a conversation to answer.
+
+        Raises:
+            ConfigError: the prompt does not fit the base's context, or charter and base do not fit together.
+            WorkerFailed: the process died.
+        """
+        message = {
+            "kind": "generate",
+            "charter": charter.encode() if charter is not None else None,
+            "adapter": _sent(adapter),
+            "prompt": prompt if isinstance(prompt, str) else [[turn.role, turn.content] for turn in prompt],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+        }
+        async with self._lock, self._answers(message) as answers:
+            async for answer in answers:
+                if "piece" in answer:
+                    yield answer["piece"]
+
+    async def close(self) -> None:
+        """End the process; a running job ends with it."""
+        child, self._child = self._child, None
+        if child is not None:
+            await child.close(kill=True)
+
+    async def _run(self, message: Message, on_progress: Progress | None) -> Message:
+        async with self._lock, self._answers(message) as answers:
+            async for answer in answers:
+                if "progress" in answer and on_progress is not None:
+                    on_progress(*answer["progress"])
+                if "done" in answer:
+                    done: Message = answer["done"]
+                    return done
+        raise WorkerFailed("the training process ended its job without a result")
+
+    @asynccontextmanager
+    async def _answers(self, message: Message) -> AsyncIterator[AsyncIterator[Message]]:
+        """Start a job; the frames about it, the last one with "done". Cancels the job when left early."""
+        child = await self._ready_child()
+        job = next(self._ids)
+        finished = False
+
+        async def answers() -> AsyncIterator[Message]:
+            nonlocal finished
+            while not finished:
+                answer = await child.receive()
+                if answer.get("job") != job:
+                    continue  # the rest of a cancelled job
+                finished = "done" in answer or "failed" in answer
+                if "failed" in answer:
+                    raise _failure(answer)
+                yield answer
+
+        stream = answers()
+        try:
+            await child.send({"job": job, **message})
+            # The child answers as soon as it is free: a cancelled job may still be in its last step.
+            async with asyncio.timeout(ACCEPT_SECONDS):
+                await anext(stream)
+            yield stream
+        except ChildDied as died:
+            finished = True
+            self._child = None
+            raise WorkerFailed(f"the training process {died}") from died
+        except TimeoutError as late:
+            finished = True
+            self._child = None
+            await child.close(kill=True)
+            raise WorkerFailed(
+                f"the training process did not take a job for {ACCEPT_SECONDS:.0f} s"
+            ) from late
+        except ValueError as large:  # from child.send
+            finished = True
+            raise WorkerFailed(f"{large}; give the path of the adapter instead of its bytes") from large
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+            if not finished:
+                await self._cancel(child, job)
+
+    async def _cancel(self, child: Child, job: int) -> None:
+        try:
+            async with asyncio.timeout(ACCEPT_SECONDS):
+                await child.send({"cancel": job})
+        except (ChildDied, TimeoutError):
+            # Nobody listens; the next job starts with a fresh process.
+            self._child = None
+            await child.close(kill=True)
+
+    async def _ready_child(self) -> Child:
+        if self._child is not None:
+            return self._child
+        config = self._config
+        child = await start_child(
+            CHILD_MODULE,
+            str(config.base),
+            str(config.threads),
+            config.backward,
+            str(config.activation_bytes),
+            # Waiting threads that spin would take the core from the other processes of this machine.
+            environment={"OMP_NUM_THREADS": str(config.threads), "OMP_WAIT_POLICY": "passive"},
+        )
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                hello = await child.receive()
+        except (ChildDied, TimeoutError) as died:
+            await child.close(kill=True)
+            why = str(died) or f"did not start in {START_SECONDS:.0f} s"
+            raise WorkerFailed(f"the training process {why}") from died
+        except BaseException:
+            await child.close(kill=True)
+            raise
+        if "failed" in hello:
+            await child.close()
+            raise _failure(hello)
+        logger.info("worker.started", extra={"pid": child.pid})
+        self._child = child
+        return child
+
+
+@asynccontextmanager
+async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
+    """A worker whose process is up and has opened the base; it ends when the context is left.
+
+    Raises:
+        ConfigError, StorageError: the base cannot be opened.
+        WorkerFailed: the process does not start.
+    """
+    worker = Worker(config)
+    try:
+        await worker._ready_child()
+        yield worker
+    finally:
+        await worker.close()
+
+
+def _sent(adapter: bytes | Path | None) -> bytes | str | None:
+    return str(adapter) if isinstance(adapter, Path) else adapter
+
+
+def _failure(answer: Message) -> NodeError:
+    kind: Any = getattr(errors, answer["failed"], WorkerFailed)
+    failure: NodeError = kind(answer["text"])
+    return failure
