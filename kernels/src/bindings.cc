@@ -45,6 +45,13 @@ void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t g, 
                    at<float>(dx));
 }
 
+void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows, uintptr_t codes) {
+  const Weights w = weights(packed, n, k, 1.0f);
+  if (first < 0 || rows < 0 || first + rows > n)
+    throw std::invalid_argument("rows " + std::to_string(first) + " + " + std::to_string(rows) + " of " + std::to_string(n));
+  sterna::unpack(w, first, rows, at<int8_t>(codes));
+}
+
 std::vector<std::string> variants() {
   std::vector<std::string> names;
   for (const sterna::Variant* v : sterna::variants()) names.emplace_back(v->name);
@@ -59,6 +66,8 @@ NB_MODULE(_native, m) {
   m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "x"_a, "rows"_a, "y"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "g"_a, "rows"_a, "limbs"_a, "dx"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("unpack", &unpack, "packed"_a, "n"_a, "k"_a, "first"_a, "rows"_a, "codes"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("variants", &variants);
   m.def("variant", [] { return std::string(sterna::variant_in_use().name); });

@@ -126,4 +126,14 @@ void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, 
   multiply_panels(v, w, false, quantise(v, g, rows, w.n, kGradientFloor, limbs, w.scale), rows, limbs, dx);
 }
 
+void unpack(const Weights& w, int64_t first, int64_t rows, int8_t* codes) {
+  for (int64_t r = first; r < first + rows; ++r)
+    for (int64_t c = 0; c < w.k; c += 4) {
+      const uint8_t* four = w.block(r / kBlockRows, c / kBlockColumns) + c % kBlockColumns / 16 * 64 + r % kBlockRows * 4;
+      const int shift = static_cast<int>(c % 16 / 4 * 2);
+      for (int64_t kk = 0; kk < std::min<int64_t>(4, w.k - c); ++kk)
+        *codes++ = static_cast<int8_t>((four[kk] >> shift & 3) - 1);
+    }
+}
+
 }  // namespace sterna

@@ -1,4 +1,4 @@
-// The two products, on any variant.
+// The two products, on any variant, and the weights as bytes.
 #pragma once
 
 #include "variant.h"
@@ -10,5 +10,8 @@ void forward(const Variant&, const Weights&, const float* x, int64_t rows, float
 
 // dx [rows, k] = g [rows, n] W, rows of g quantised to `limbs` (1 or 2) int8 limbs.
 void backward(const Variant&, const Weights&, const float* g, int64_t rows, int limbs, float* dx);
+
+// The weights -1, 0, +1 of the rows from `first`, [rows, k].
+void unpack(const Weights&, int64_t first, int64_t rows, int8_t* codes);
 
 }  // namespace sterna

@@ -38,6 +38,13 @@ def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> N
     return dx
 
 
+def unpack_rows(packed: int, shape: tuple[int, int], first: int, rows: int) -> NDArray[np.int8]:
+    """Weights int8 [rows, K] of the rows from ``first`` of the matrix packed at this address."""
+    weights = np.empty((rows, shape[1]), np.int8)
+    _native.unpack(packed, *shape, first, rows, weights.ctypes.data)
+    return weights
+
+
 def variants() -> list[str]:
     """The variants this processor runs, fastest first; all return the same bits."""
     return _native.variants()

@@ -1,54 +1,163 @@
-"""Ternary products as torch operators: ``ternary_linear`` and the module around it."""
+"""Ternary products as torch operators: ``ternary_linear`` and the module around it.
 
-from typing import Literal
+The operators take the packed bytes as a uint8 tensor that shares the memory of the TernaryMatrix, so that
+torch.compile sees tensors and numbers only.
+"""
 
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sterna_kernels import _native
 from sterna_kernels.matrix import TernaryMatrix
-from sterna_kernels.products import matmul, matmul_t
+from sterna_kernels.products import unpack_rows
 
 Backward = Literal["int8", "int8x2", "fp32"]
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# Rows of W that the fp32 backward holds in float32 at once: 14 MB at K = 6912.
+_FP32_ROWS = 512
+
 
 def ternary_linear(x: Tensor, w: TernaryMatrix, *, backward: Backward = "int8x2") -> Tensor:
-    """y = x W^T with per-row int8 activations; gradients flow to x.
+    """y = x W^T with per-row int8 activations; gradients flow to x, as if nothing had been rounded.
 
-    Shapes: x [..., K], y [..., N], in the dtype of x (float32, or bfloat16, which is converted).
+    Shapes: x [..., K], y [..., N], in the dtype of x (float32; bfloat16 and float16 are converted).
 
     Args:
         backward: how the gradient of y is held: "int8" one limb, "int8x2" two (15 bits), "fp32" as it is.
+
+    Raises:
+        TypeError: ``x`` has another dtype.
+        ValueError: ``x`` does not end in K, or there is no such ``backward``.
     """
-    return _TernaryLinear.apply(x, w, backward)  # type: ignore[no-any-return, no-untyped-call]
+    n, k = w.shape
+    return _linear(x, share(w), n, k, w.scale, _check(backward))
 
 
 class TernaryLinear(nn.Module):
-    """A frozen ternary linear layer without bias."""
+    """A frozen ternary linear layer without bias, on the memory of its matrix.
+
+    Shapes: x [..., K], y [..., N]. It has no parameters and no state to save: the weights are the base's.
+
+    Args:
+        backward: as in ``ternary_linear``.
+    """
+
+    packed: Tensor
 
     def __init__(self, matrix: TernaryMatrix, *, backward: Backward = "int8x2") -> None:
         super().__init__()
-        self.matrix = matrix
+        self.register_buffer("packed", share(matrix), persistent=False)
         self.out_features, self.in_features = matrix.shape
-        self.backward_as: Backward = backward
+        self.scale = matrix.scale
+        self.backward_as = _check(backward)
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., N] of x [..., K]."""
-        return ternary_linear(x, self.matrix, backward=self.backward_as)
+        return _linear(x, self.packed, self.out_features, self.in_features, self.scale, self.backward_as)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, backward={self.backward_as}"
+        )
 
 
-class _TernaryLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, w, backward):  # type: ignore[no-untyped-def]
-        ctx.w, ctx.how = w, backward
-        rows = x.detach().reshape(-1, w.shape[1]).float().contiguous().numpy()
-        return torch.from_numpy(matmul(rows, w)).reshape(*x.shape[:-1], w.shape[0]).to(x.dtype)
+def share(w: TernaryMatrix) -> Tensor:
+    """The packed bytes as a tensor on the same memory, which nobody may write to: it may be a mapped file."""
+    with warnings.catch_warnings():
+        # torch has no read-only tensors and says so; the operators below only read.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(w.packed)
 
-    @staticmethod
-    def backward(ctx, g):  # type: ignore[no-untyped-def]
-        w = ctx.w
-        rows = g.detach().reshape(-1, w.shape[0]).float().contiguous()
-        if ctx.how == "fp32":
-            dx = rows @ torch.from_numpy(w.codes()).float() * w.scale
-        else:
-            dx = torch.from_numpy(matmul_t(rows.numpy(), w, limbs=1 if ctx.how == "int8" else 2))
-        return dx.reshape(*g.shape[:-1], w.shape[1]).to(g.dtype), None, None
+
+# --- the operators: sterna::ternary_linear and its backward ---
+
+# torch has no types for this class.
+_library: Any = torch.library.Library("sterna", "DEF")  # type: ignore[no-untyped-call]
+_library.define(
+    "ternary_linear(Tensor x, Tensor packed, int n, int k, float scale, str backward) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_library.define(
+    "ternary_linear_backward(Tensor g, Tensor packed, int n, int k, float scale, str backward) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _forward_cpu(x: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+    _check_rows(x, "x", k)
+    rows = x.float().contiguous()
+    y = rows.new_empty((*x.shape[:-1], n))
+    _native.forward(packed.data_ptr(), n, k, scale, rows.data_ptr(), rows.numel() // k, y.data_ptr())
+    return y if x.dtype is torch.float32 else y.to(x.dtype)
+
+
+def _backward_cpu(g: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+    _check_rows(g, "g", n)
+    rows = g.float().contiguous()
+    if backward == "fp32":
+        dx = _backward_fp32(rows.reshape(-1, n), packed, n, k, scale).reshape((*g.shape[:-1], k))
+    else:
+        dx = rows.new_empty((*g.shape[:-1], k))
+        count, limbs = rows.numel() // n, 1 if backward == "int8" else 2
+        _native.backward(packed.data_ptr(), n, k, scale, rows.data_ptr(), count, limbs, dx.data_ptr())
+    return dx if g.dtype is torch.float32 else dx.to(g.dtype)
+
+
+def _backward_fp32(g: Tensor, packed: Tensor, n: int, k: int, scale: float) -> Tensor:
+    scaled = g * float(np.float32(scale))
+    dx = g.new_zeros((g.shape[0], k))
+    for first in range(0, n, _FP32_ROWS):
+        rows = min(_FP32_ROWS, n - first)
+        weights = unpack_rows(packed.data_ptr(), (n, k), first, rows)
+        dx.addmm_(scaled[:, first : first + rows], torch.from_numpy(weights).float())
+    return dx
+
+
+def _forward_fake(x: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+    _check_rows(x, "x", k)
+    return x.new_empty((*x.shape[:-1], n))
+
+
+def _backward_fake(g: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+    return g.new_empty((*g.shape[:-1], k))
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, packed, *ctx.numbers = inputs
+    ctx.save_for_backward(packed)
+
+
+def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    (packed,) = ctx.saved_tensors
+    return _linear_backward(g, packed, *ctx.numbers), None, None, None, None, None
+
+
+def _check_rows(x: Tensor, name: str, width: int) -> None:
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be float32, bfloat16 or float16, not {x.dtype}")
+    if x.ndim == 0 or x.shape[-1] != width:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, the matrix needs (..., {width})")
+
+
+def _check(backward: str) -> str:
+    if backward not in get_args(Backward):
+        raise ValueError(f"backward={backward!r}: choose one of {', '.join(get_args(Backward))}")
+    return backward
+
+
+_library.impl("ternary_linear", _forward_cpu, "CPU")
+_library.impl("ternary_linear_backward", _backward_cpu, "CPU")
+torch.library.register_fake("sterna::ternary_linear", _forward_fake, lib=_library)
+torch.library.register_fake("sterna::ternary_linear_backward", _backward_fake, lib=_library)
+torch.library.register_autograd(
+    "sterna::ternary_linear", _differentiate, setup_context=_remember, lib=_library
+)
+_linear: Callable[..., Tensor] = torch.ops.sterna.ternary_linear.default
+_linear_backward: Callable[..., Tensor] = torch.ops.sterna.ternary_linear_backward.default
