@@ -5,8 +5,8 @@ Usage::
     python deploy/nano/export.py --run /tmp/nano/run --out node/sterna/data/nano.sterna
     python deploy/nano/export.py --run /tmp/nano/run --out node/sterna/data/nano.sterna --measure --sample
 
-``--measure`` opens the written file again, rebuilds the decoder from its codes and scales, and runs it in
-float32 with int8 activations, so the figure is that of the file and not of the checkpoint.
+``--measure`` opens the written file again, rebuilds the decoder from its codes and scales, and runs it with
+the kernels a node uses, int8 activations included: the figure is that of the file, not of the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from texts import ASSISTANT, BOS, DOMAINS, EOT, USER
 from tokenizers import Tokenizer
 
 from sterna.train.base import Architecture, Base, open_base, write_base
+from sterna_kernels import TernaryMatrix, matmul
 
 PROVENANCE = """\
 Trained from scratch by deploy/nano/pretrain.py of the Sterna repository, on one CPU thread. Tokenizer and
@@ -110,16 +111,15 @@ def architecture(shape: Shape) -> Architecture:
 
 
 class FixedLinear(torch.nn.Module):
-    """A linear of the base file: integer product of int8 activations and ternary codes, then the scales."""
+    """A linear of the base file, computed by the kernels a node uses."""
 
-    def __init__(self, codes: torch.Tensor, scale: float) -> None:
+    def __init__(self, matrix: TernaryMatrix) -> None:
         super().__init__()
-        self.codes, self.scale = codes, scale
+        self.matrix = matrix
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        step = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
-        rounded = (x * step).round().clamp(-128, 127)
-        return torch.nn.functional.linear(rounded, self.codes) * (self.scale / step)
+        rows = x.reshape(-1, x.shape[-1]).contiguous().numpy()
+        return torch.from_numpy(matmul(rows, self.matrix)).view(*x.shape[:-1], -1)
 
 
 def rebuilt(base: Base) -> Decoder:
@@ -144,10 +144,8 @@ def rebuilt(base: Base) -> Decoder:
     for name, _ in a.vectors():
         model.get_submodule(name).weight.data = torch.from_numpy(base.vector(name).copy())
     for name, _, _ in a.linears():
-        matrix = base.matrix(name)
         layer, linear = name.rsplit(".", 1)
-        fixed = FixedLinear(torch.from_numpy(matrix.codes()).float(), matrix.scale)
-        setattr(model.get_submodule(layer), linear, fixed)
+        setattr(model.get_submodule(layer), linear, FixedLinear(base.matrix(name)))
     return model
 
 
