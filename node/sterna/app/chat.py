@@ -1,0 +1,109 @@
+"""Talking to the model: a base, or the newest certified adapter of this home's swarm."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sterna.app.founding import base_of_charter, find_base
+from sterna.app.homes import open_home_for_reading
+from sterna.app.observe import LAST_SWARM
+from sterna.errors import ConfigError
+from sterna.train.text import Turn
+from sterna.train.worker import Worker, WorkerConfig, open_worker
+from sterna_protocol.swarm.charter import Charter, SignedCharter
+from sterna_protocol.wire.messages import Certificate, decode_frame
+
+DEFAULT_BASE = "nano"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How to answer. ``base``: one to use without any adapter; ``raw``: continue text without roles."""
+
+    base: str | None
+    raw: bool
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What answers. ``charter`` and ``adapter`` stand together."""
+
+    description: str
+    base: Path
+    charter: Charter | None = None
+    adapter: bytes | None = None
+
+
+class Conversation:
+    """Answers prompts; remembers the turns unless ``raw``."""
+
+    def __init__(self, worker: Worker, model: _Model, options: ChatOptions) -> None:
+        self.model = model.description
+        self._worker = worker
+        self._model = model
+        self._options = options
+        self._turns: list[Turn] = []
+
+    async def answer(self, prompt: str) -> AsyncIterator[str]:
+        """Pieces of the answer as they come."""
+        options = self._options
+        self._turns.append(Turn("user", prompt))
+        pieces = []
+        async for piece in self._worker.generate(
+            charter=self._model.charter,
+            adapter=self._model.adapter,
+            prompt=prompt if options.raw else tuple(self._turns),
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            seed=options.seed,
+        ):
+            pieces.append(piece)
+            yield piece
+        self._turns.append(Turn("assistant", "".join(pieces)))
+
+
+@asynccontextmanager
+async def open_conversation(options: ChatOptions, home: Path | None) -> AsyncIterator[Conversation]:
+    """A conversation with the chosen model.
+
+    Raises:
+        ConfigError: there is no such base.
+    """
+    model = _base_alone(options.base) if options.base is not None else _swarm_model(home)
+    async with open_worker(WorkerConfig(base=model.base)) as worker:
+        yield Conversation(worker, model, options)
+
+
+def _base_alone(name: str) -> _Model:
+    base = find_base(name)
+    return _Model(f"base {base.name}, no adapter", base.path)
+
+
+def _swarm_model(home: Path | None) -> _Model:
+    try:
+        store = open_home_for_reading(home)
+    except ConfigError:
+        return _base_alone(DEFAULT_BASE)
+    with store:
+        swarm = store.setting(LAST_SWARM)
+        if swarm is None:
+            return _base_alone(DEFAULT_BASE)
+        membership = store.swarm(bytes.fromhex(swarm))
+        charter = SignedCharter.decode(membership.signed_charter).charter
+        base = base_of_charter(charter)
+        frame = store.head(membership.swarm)
+        certificate = decode_frame(frame) if frame is not None else None
+        if not isinstance(certificate, Certificate) or not store.blobs.has(certificate.decision.adapter):
+            return _Model(f"base {base.name}; swarm {charter.name} has no adapter here yet", base.path)
+        return _Model(
+            f"base {base.name} with the adapter of swarm {charter.name}, round {certificate.round_}",
+            base.path,
+            charter,
+            store.blobs.read(certificate.decision.adapter),
+        )

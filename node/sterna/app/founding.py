@@ -1,0 +1,123 @@
+"""Founding a swarm: which base, and the charter that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from sterna.errors import ConfigError
+from sterna.train.base import Base, builtin_bases, open_base
+from sterna_protocol.swarm.charter import Charter, SignedCharter, sign_charter
+from sterna_protocol.swarm.defaults import Linears, default_charter
+from sterna_protocol.wire.signing import SigningKey
+
+Rule = Literal["mean", "clip+mean", "trimmed"]
+Quorum = Literal["byzantine", "majority"]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBase:
+    """A base on this machine."""
+
+    name: str
+    path: Path
+    base: Base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundingChoices:
+    """What a founder may choose on the command line; ``None`` leaves the charter's default."""
+
+    name: str
+    steps: int | None = None
+    min_deltas: int | None = None
+    rule: Rule | None = None
+    quorum: Quorum | None = None
+    train_milliseconds: int | None = None
+
+
+def find_base(name: str) -> FoundBase:
+    """The base called ``name``: one that ships, or a path to a base file.
+
+    Raises:
+        ConfigError: there is none, or the file is not a base.
+    """
+    bases = builtin_bases()
+    path = bases.get(name) or Path(name)
+    if not path.is_file():
+        raise ConfigError(f"no base {name!r}: name one of {', '.join(sorted(bases))}, or give a base file")
+    base = open_base(path)
+    return FoundBase(base.name, path, base)
+
+
+def base_of_charter(charter: Charter) -> FoundBase:
+    """The base on this machine that a swarm trains over.
+
+    Raises:
+        ConfigError: this machine has no base with the charter's digest.
+    """
+    for path in builtin_bases().values():
+        base = open_base(path)
+        if base.digest == charter.base:
+            return FoundBase(base.name, path, base)
+    raise ConfigError(
+        f"this swarm trains over the base {charter.base_name!r} ({charter.base.hex()[:12]}), which this "
+        "installation does not have: install the version of Sterna its founder uses"
+    )
+
+
+def found(base: FoundBase, key: SigningKey, choices: FoundingChoices) -> SignedCharter:
+    """A new swarm's charter, founded and signed by ``key`` alone.
+
+    Raises:
+        ConfigError: a choice is out of its range.
+    """
+    architecture = base.base.architecture
+    chosen: dict[str, Any] = {name: value for name, value in asdict(choices).items() if value is not None}
+    try:
+        charter = default_charter(
+            **chosen,
+            nonce=secrets.token_bytes(16),
+            seed=secrets.token_bytes(32),
+            founders=(key.peer,),
+            base_name=base.name,
+            base=base.base.digest,
+            tokenizer=hashlib.sha256(base.base.tokenizer_json).digest(),
+            layers=architecture.layers,
+            linears=_linears_of_one_layer(base.base),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from error
+    return sign_charter(charter, (key,))
+
+
+def list_bases() -> list[dict[str, Any]]:
+    """Name, parameters, bytes, digest (hex) and provenance of every base that ships."""
+    bases = []
+    for name, path in sorted(builtin_bases().items()):
+        base = open_base(path)
+        bases.append(
+            {
+                "name": name,
+                "parameters": base.architecture.parameters(),
+                "bytes": path.stat().st_size,
+                "digest": base.digest.hex(),
+                "provenance": base.provenance,
+            }
+        )
+    return bases
+
+
+def _linears_of_one_layer(base: Base) -> Linears:
+    return tuple(
+        (name.rpartition(".")[2], out, in_)
+        for name, out, in_ in base.architecture.linears()
+        if name.startswith("layers.0.")
+    )

@@ -1,0 +1,172 @@
+"""Pull and verify without joining: a throw-away identity, several peers, nothing believed."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sterna.errors import Unreachable
+from sterna.formats.native import write_native
+from sterna.formats.peft import write_peft
+from sterna.net import Net, NetConfig, PeerConnected, PeerDisconnected, open_net
+from sterna.swarm.light import LightPeer
+from sterna_protocol.swarm.charter import SignedCharter
+from sterna_protocol.swarm.committee import committee
+from sterna_protocol.swarm.ticket import Ticket, decode_ticket
+
+MORE_PEERS_SECONDS = 1.0
+"""After the first peer answered: how long others of the ticket may still connect, to be asked as well."""
+
+
+class Format(StrEnum):
+    """What `pull` writes."""
+
+    PEFT = "peft"
+    STERNA = "sterna"
+
+
+async def pull_adapter(ticket_text: str, output: Path, format_: Format, *, timeout: float) -> dict[str, Any]:
+    """Fetch, verify and write the newest certified adapter; what was written.
+
+    Raises:
+        MalformedMessage: the ticket is not one.
+        Unreachable: nobody of the swarm answers, or it has no certified round yet.
+        VerificationError: what the peers show contradicts the ticket.
+        ConfigError: ``output`` holds something else.
+    """
+    ticket = decode_ticket(ticket_text)
+    async with open_light_peer(ticket, timeout=timeout) as light:
+        signed = await light.charter()
+        charter = signed.charter
+        chain = await light.chain(charter)
+        certificate = chain.head
+        if certificate is None:
+            raise Unreachable(f"the swarm {charter.name!r} has certified no round yet; try again later")
+        adapter = await light.adapter(charter, chain.head_adapter)
+    if format_ is Format.PEFT:
+        write_peft(output, charter=charter, adapter=adapter, base_name=charter.base_name)
+    else:
+        write_native(output, charter=signed, adapter=adapter, certificate=certificate)
+    return {
+        "swarm": charter.swarm_id.hex(),
+        "name": charter.name,
+        "round": certificate.round_,
+        "signatures": len(certificate.signatures),
+        "adapter_digest": chain.head_adapter.hex(),
+        "format": format_.value,
+        "path": str(output),
+    }
+
+
+async def verify_round(ticket_text: str, round_: int | None, *, timeout: float) -> dict[str, Any]:
+    """Check the whole chain, and recompute the merge of one round from its deltas; what was found.
+
+    ``how`` is "recomputed", "certificate" (the deltas are no longer served) or "void".
+
+    Raises:
+        VerificationError: the certificate does not follow from its deltas, or from the chain before it.
+        Unreachable: nobody of the swarm answers, or the round is not certified yet.
+    """
+    ticket = decode_ticket(ticket_text)
+    async with open_light_peer(ticket, timeout=timeout) as light:
+        signed = await light.charter()
+        charter = signed.charter
+        chain = await light.chain(charter)
+        wanted = chain.round_ - 1 if round_ is None else round_
+        certificate = chain.at(wanted)
+        if certificate is None:
+            raise Unreachable(f"round {wanted} is not certified; the newest is {chain.round_ - 1}")
+        how = "void"
+        if certificate.decision.entries:
+            how = "recomputed"
+            try:
+                await light.recompute(charter, chain, certificate)
+            except Unreachable:
+                if chain.round_ - 1 - wanted < charter.limits.retention_rounds:
+                    raise
+                how = "certificate"
+    return {
+        "verified": True,
+        "how": how,
+        "swarm": charter.swarm_id.hex(),
+        "round": wanted,
+        "slate_size": len(certificate.decision.entries),
+        "signatures": len(certificate.signatures),
+        "committee": len(committee(charter, chain.at(wanted - 1))),
+        "adapter_digest": certificate.decision.adapter.hex(),
+    }
+
+
+async def fetch_charter(ticket: Ticket, *, timeout: float = 60.0) -> SignedCharter:
+    """The charter of the ticket's swarm, from whoever of it answers.
+
+    Raises:
+        Unreachable: nobody does.
+    """
+    async with open_light_peer(ticket, timeout=timeout) as light:
+        return await light.charter()
+
+
+def topic_of(swarm: bytes) -> str:
+    """The gossip topic of a swarm."""
+    return f"sterna/{swarm.hex()}"
+
+
+@asynccontextmanager
+async def open_light_peer(ticket: Ticket, *, timeout: float) -> AsyncIterator[LightPeer]:
+    """A light peer of the ticket's swarm, connected to whoever of it could be reached.
+
+    Raises:
+        Unreachable: nobody could in ``timeout`` seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="sterna-light-") as folder:
+        blobs = Path(folder)
+        config = NetConfig(
+            identity_seed=secrets.token_bytes(32),
+            listen=(),
+            bootstrap=ticket.addresses,
+            topic=topic_of(ticket.swarm),
+            blobs=blobs,
+        )
+        async with open_net(config) as net:
+            connected: set[bytes] = set()
+            someone = asyncio.Event()
+            watching = asyncio.create_task(_watch(net, connected, someone))
+            try:
+                await _wait_for_peers(someone, ticket, timeout)
+                yield LightPeer(
+                    ticket,
+                    network=net,
+                    peers=lambda: sorted(connected),
+                    blobs=lambda digest: (blobs / digest.hex()[:2] / digest.hex()).read_bytes(),
+                )
+            finally:
+                watching.cancel()
+
+
+async def _watch(net: Net, connected: set[bytes], someone: asyncio.Event) -> None:
+    async for event in net.events():
+        match event:
+            case PeerConnected(peer, _):
+                connected.add(peer)
+                someone.set()
+            case PeerDisconnected(peer):
+                connected.discard(peer)
+
+
+async def _wait_for_peers(someone: asyncio.Event, ticket: Ticket, timeout: float) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await someone.wait()
+    except TimeoutError:
+        raise Unreachable(
+            f"none of the {len(ticket.addresses)} addresses in the ticket answered within {timeout:g} s; "
+            "ask a member for a fresh ticket"
+        ) from None
+    await asyncio.sleep(MORE_PEERS_SECONDS)

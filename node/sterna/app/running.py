@@ -1,0 +1,179 @@
+"""A node while it runs: network events go in, its status and what a person wants to know come out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any, Protocol
+
+from sterna.app.journal import SwarmJournal
+from sterna.app.status import StatusWriter
+from sterna.net import Gossip, Net, PeerConnected, PeerDisconnected, PeerLied, Request
+from sterna.swarm.directory import Directory
+from sterna.swarm.driver import Driver
+from sterna_protocol.errors import RemoteProtocolError
+from sterna_protocol.swarm.charter import SignedCharter
+from sterna_protocol.swarm.directory import is_directory_request
+from sterna_protocol.swarm.ticket import Ticket, encode_ticket
+from sterna_protocol.wire.ids import peer_name
+
+ROUNDS_IN_STATUS = 100
+"""Last rounds repeated in the status file; `sterna rounds` reads all from the store."""
+
+TICKET_ADDRESSES = 4
+"""Own addresses put into a ticket; more would not fit a line of chat."""
+
+
+class Display(Protocol):
+    """Where a node tells its operator what happens."""
+
+    def event(self, name: str, **fields: Any) -> None: ...
+
+
+class RunningNode:
+    """Plugs one driver and one network together."""
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        signed: SignedCharter,
+        net: Net,
+        driver: Driver,
+        journal: SwarmJournal,
+        display: Display,
+        rng: random.Random,
+    ) -> None:
+        self._signed = signed
+        self._net = net
+        self._driver = driver
+        self._journal = journal
+        self._display = display
+        self._status = StatusWriter(home, self._describe)
+        self._connected: frozenset[bytes] = frozenset()
+        self._shown_rounds = len(driver.closed_rounds)
+        self._shown_trouble: str | None = None
+        self._directory = Directory(
+            swarm=signed.charter.swarm_id,
+            me=net.peer,
+            signed_charter=signed.encode(),
+            network=net,
+            dial=net.dial,
+            rng=rng,
+            own_addresses=lambda: net.addresses,
+        )
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises:
+            StorageError: the disk refused a write that had to be durable.
+            NodeError: the network process cannot be kept alive.
+        """
+        self._display.event("listening", addresses=" ".join(self._net.addresses))
+        self._display.event("ticket", ticket=self._ticket())
+        self._driver.changed = self._mark_changed
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._driver.run())
+                group.create_task(self._take_events())
+                group.create_task(self._directory.keep_connected(lambda: self._connected))
+                group.create_task(self._remember_peers())
+                group.create_task(self._status.keep_written())
+        except* Exception as group_error:
+            # One failure has ended all tasks; the caller wants that one, not a group of one.
+            raise _first(group_error) from group_error
+
+    async def _take_events(self) -> None:
+        async for event in self._net.events():
+            match event:
+                case Gossip(author, data):
+                    await self._driver.gossip(author, data)
+                case Request(peer, request_id, data):
+                    await self._answer(peer, request_id, data)
+                case PeerConnected(peer, _):
+                    self._display.event("peer.connected", peer=peer_name(peer))
+                    self._set_connected(self._connected | {peer})
+                case PeerDisconnected(peer):
+                    self._display.event("peer.gone", peer=peer_name(peer))
+                    self._set_connected(self._connected - {peer})
+                case PeerLied(peer):
+                    self._display.event("peer.lied", peer=peer_name(peer))
+
+    async def _answer(self, peer: bytes, request_id: int, data: bytes) -> None:
+        if not is_directory_request(data):
+            await self._driver.answer(peer, request_id, data)
+            return
+        try:
+            response = self._directory.answer(peer, data)
+        except RemoteProtocolError as broken:
+            await self._driver.penalise(peer, str(broken))
+            return
+        await self._net.respond(request_id, response)
+
+    def _set_connected(self, connected: frozenset[bytes]) -> None:
+        self._connected = connected
+        self._driver.peers_changed(connected)
+
+    async def _remember_peers(self) -> None:
+        async for peer, addresses in self._directory.learned():
+            await self._journal.put_peer(peer, addresses)
+
+    def _mark_changed(self) -> None:
+        self._status.mark_changed()
+        for entry in self._driver.closed_rounds[self._shown_rounds :]:
+            self._shown_rounds += 1
+            self._display.event(
+                f"round {entry['round']} certified",
+                merged=entry["slate_size"],
+                signatures=entry["signatures"],
+                adapter=str(entry["adapter_digest"])[:16],
+            )
+        trouble = self._driver.activity.trouble
+        if trouble is not None and trouble != self._shown_trouble:
+            self._display.event("trouble", why=trouble)
+        self._shown_trouble = trouble
+
+    def _ticket(self) -> str:
+        head = self._driver.node.head
+        return encode_ticket(
+            Ticket(
+                swarm=self._signed.charter.swarm_id,
+                addresses=self._net.addresses[:TICKET_ADDRESSES],
+                anchor_round=head.round_ if head else 0,
+                anchor=head.id if head else b"",
+            )
+        )
+
+    def _describe(self) -> dict[str, Any]:
+        driver, node = self._driver, self._driver.node
+        activity = driver.activity
+        return {
+            "peer": peer_name(self._net.peer),
+            "swarm": self._signed.charter.swarm_id.hex(),
+            "name": self._signed.charter.name,
+            "ticket": self._ticket(),
+            "addresses": list(self._net.addresses),
+            "round": node.round_,
+            "phase": node.phase.name.lower(),
+            "committee": [peer_name(member) for member in node.committee],
+            "peers": sorted(peer_name(peer) for peer in self._connected),
+            "training": {
+                "active": activity.training,
+                "step": activity.step,
+                "steps": activity.steps,
+                "loss": activity.loss,
+            },
+            "adapter_digest": node.head_adapter.hex(),
+            "certified_rounds": node.head.round_ if node.head else 0,
+            "adapter_held": self._journal.has_blob(node.head_adapter),
+            "rounds": driver.closed_rounds[-ROUNDS_IN_STATUS:],
+            "errors": [activity.trouble] if activity.trouble else [],
+        }
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

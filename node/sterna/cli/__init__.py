@@ -1,0 +1,78 @@
+"""The command line: one file a subcommand; every failure is one line that says what to change."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+import typer
+
+from sterna.cli import base, chat, demo, identity, join, observe, pull, swarm, verify
+from sterna.cli.output import fail
+from sterna.errors import NodeError
+from sterna.home import home_folder
+from sterna_protocol.errors import ProtocolError
+
+EXIT_INTERNAL = 70
+"""A bug in Sterna (sysexits' EX_SOFTWARE); the details are in <home>/crash.log."""
+
+EXIT_PROTOCOL = 6
+"""What came from a peer or a ticket is not what it claims to be; the same code as a failed verification."""
+
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="sterna",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Laptops fine-tune one ternary language model together, with nobody in the middle.",
+    epilog="First try: sterna demo",
+)
+app.command("demo")(demo.demo)
+app.command("init")(identity.init)
+app.add_typer(swarm.app, name="swarm")
+app.command("join")(join.join)
+app.command("resume")(join.resume)
+app.command("status")(observe.status)
+app.command("peers")(observe.peers)
+app.command("rounds")(observe.rounds)
+app.command("pull")(pull.pull)
+app.command("verify")(verify.verify)
+app.command("chat")(chat.chat)
+app.add_typer(base.app, name="base")
+
+
+def main() -> None:
+    """Run one command and end the process with its exit code (docs/howto/exit-codes.md)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of ``sterna ARGUMENTS``."""
+    try:
+        app(arguments, prog_name="sterna")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    except (NodeError, ProtocolError) as error:
+        return fail(str(error), error.exit_code if isinstance(error, NodeError) else EXIT_PROTOCOL)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a user never reads a traceback
+        return fail(_record_crash(error), EXIT_INTERNAL)
+    return 0
+
+
+def _record_crash(error: Exception) -> str:
+    report = "".join(traceback.format_exception(error))
+    summary = f"internal error: {type(error).__name__}: {error}".splitlines()[0]
+    try:
+        path = home_folder(None) / "crash.log"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(report)
+    except OSError:
+        return summary
+    return f"{summary} (details for a bug report: {path})"

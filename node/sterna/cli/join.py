@@ -1,0 +1,120 @@
+"""`sterna join` and `sterna resume`: run a node in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sterna.app.node import Display, NodeOptions, join_swarm, resume_swarm
+from sterna.cli.output import HomeOption, JsonFlag, console, emit
+
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        help="Your text: .txt, or .jsonl with `text`, `prompt` and `completion`, or `messages`. "
+        "It never leaves this machine.",
+    ),
+]
+ListenOption = Annotated[
+    list[str] | None,
+    typer.Option("--listen", help="Multiaddress to listen on, repeatable. [default: /ip4/0.0.0.0/tcp/0]"),
+]
+UntilOption = Annotated[
+    int | None, typer.Option(min=1, help="Train up to this round, then only vote and serve.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads for training.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of data order, for repeatable runs.")]
+TicketArgument = Annotated[str, typer.Argument(help="The ticket a member gave you.")]
+
+
+def join(
+    ticket: TicketArgument,
+    data: DataOption,
+    listen: ListenOption = None,
+    until_round: UntilOption = None,
+    threads: ThreadsOption = 1,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Join a swarm and train with the others.
+
+    Example: sterna join sterna1... --data notes.jsonl
+    """
+    options = NodeOptions(
+        home=home,
+        data=data,
+        listen=tuple(listen or ()),
+        until_round=until_round,
+        threads=threads,
+        seed=seed,
+    )
+    run_with_display(lambda display: join_swarm(ticket, options, display), as_json)
+
+
+def resume(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Another text than last time. [default: the same]")
+    ] = None,
+    listen: ListenOption = None,
+    until_round: UntilOption = None,
+    threads: ThreadsOption = 1,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Go on in the swarm this home joined last, where it stopped.
+
+    Example: sterna resume
+    """
+    options = NodeOptions(
+        home=home,
+        data=data,
+        listen=tuple(listen or ()),
+        until_round=until_round,
+        threads=threads,
+        seed=seed,
+    )
+    run_with_display(lambda display: resume_swarm(options, display), as_json)
+
+
+def run_with_display(run: Callable[[Display], Coroutine[Any, Any, None]], as_json: bool) -> None:
+    """Run a node until Ctrl-C or SIGTERM, printing what happens: text, or one JSON object a line."""
+    asyncio.run(_until_signal(run(_JsonLines() if as_json else _Lines())))
+
+
+async def _until_signal(node: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(node)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            raise
+
+
+class _Lines:
+    """One line an event, for a person."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        if name == "ticket":
+            console.print("Others join with:\n")
+            console.print(f"  sterna join {fields['ticket']} --data FILE\n", soft_wrap=True)
+            return
+        text = "  ".join(f"{key} {value}" for key, value in fields.items())
+        console.print(f"{name:<18} {text}", soft_wrap=True)
+
+
+class _JsonLines:
+    """One JSON object an event, for a program."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        emit({"event": name, **fields}, one_line=True)

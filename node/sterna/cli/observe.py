@@ -1,0 +1,82 @@
+"""`sterna status`, `peers` and `rounds`: what the node of this home does and did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from sterna.app.observe import node_status, round_log
+from sterna.cli.output import HomeOption, JsonFlag, console, emit
+
+
+def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Show what this node does now.
+
+    Example: sterna status
+    """
+    now = node_status(home)
+    if as_json:
+        emit(now)
+        return
+    training = now["training"]
+    rows: dict[str, Any] = {
+        "node": "running" if now["running"] else "stopped (sterna resume goes on)",
+        "peer": now["peer"],
+        "swarm": f"{now['name']} ({now['swarm'][:12]})",
+        "round": f"{now['round']}, {now['phase']}",
+        "committee": len(now["committee"]),
+        "connected": len(now["peers"]),
+        "training": f"step {training['step']}/{training['steps']}" if training["active"] else "no",
+        "adapter": now["adapter_digest"],
+        "certified": f"{now['certified_rounds']} rounds",
+    }
+    if training["loss"] is not None:
+        rows["loss"] = f"{training['loss']:.3f} nats per token, own held-out text"
+    for error in now["errors"]:
+        rows["trouble"] = error
+    rows["ticket"] = now["ticket"]
+    for key, value in rows.items():
+        console.print(f"{key:<10} {value}", soft_wrap=True)
+
+
+def peers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """List the peers this node is connected with.
+
+    Example: sterna peers
+    """
+    now = node_status(home)
+    if as_json:
+        emit({"peers": now["peers"], "running": now["running"]})
+        return
+    if not now["running"]:
+        console.print("the node is stopped; these were its peers when it last ran:")
+    for peer in now["peers"]:
+        role = "committee" if peer in now["committee"] else ""
+        console.print(f"{peer}  {role}".rstrip())
+    if not now["peers"]:
+        console.print("no peers connected; share your ticket (sterna status shows it)")
+
+
+def rounds(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """List the rounds this node has seen certified.
+
+    Example: sterna rounds
+    """
+    log = round_log(home)
+    if as_json:
+        emit({"rounds": log})
+        return
+    table = Table()
+    for heading in ("round", "slate", "signed", "own delta", "seconds", "adapter"):
+        table.add_column(heading, justify="left" if heading in ("adapter", "own delta") else "right")
+    for entry in log:
+        table.add_row(
+            str(entry["round"]),
+            str(entry["slate_size"]) if entry["slate_size"] else "void",
+            str(entry["signatures"]),
+            "merged" if entry["included"] else "",
+            f"{entry['seconds']:.1f}",
+            entry["adapter_digest"][:16],
+        )
+    console.print(table)

@@ -1,0 +1,35 @@
+"""What commands print: text for people, one JSON value for programs, one line for failures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Folder of this node's key and state. [default: ~/.sterna]")
+]
+
+console = Console(highlight=False, markup=False)
+"""Standard output, for results."""
+
+notices = Console(stderr=True, highlight=False, markup=False)
+"""Standard error, for progress and remarks; results stay clean in a pipe."""
+
+
+def emit(value: Any, *, one_line: bool = False) -> None:
+    """Print ``value`` as JSON, alone on standard output; ``one_line`` for streams of events."""
+    sys.stdout.write(json.dumps(value, indent=None if one_line else 2) + "\n")
+    sys.stdout.flush()
+
+
+def fail(message: str, code: int) -> int:
+    """Print one line on standard error and return ``code``."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"sterna: {line}\n")
+    return code

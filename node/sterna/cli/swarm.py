@@ -1,0 +1,73 @@
+"""`sterna swarm create`: found a swarm and run its first node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sterna.app.founding import FoundingChoices, Quorum, Rule
+from sterna.app.node import NodeOptions, create_swarm
+from sterna.cli.join import (
+    DataOption,
+    ListenOption,
+    SeedOption,
+    ThreadsOption,
+    UntilOption,
+    run_with_display,
+)
+from sterna.cli.output import HomeOption, JsonFlag
+
+app = typer.Typer(no_args_is_help=True, help="Found a swarm.", rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """Found a swarm."""
+
+
+@app.command("create")
+def create(
+    data: DataOption,
+    base: Annotated[str, typer.Option(help="Base to train over; see `sterna base list`.")] = "nano",
+    name: Annotated[str, typer.Option(help="What members will see the swarm called.")] = "swarm",
+    steps: Annotated[int | None, typer.Option(min=1, help="Local steps a round.")] = None,
+    min_deltas: Annotated[int | None, typer.Option(min=1, help="Fewest deltas that make a merge.")] = None,
+    rule: Annotated[Rule | None, typer.Option(help="Merge rule: mean, clip+mean or trimmed.")] = None,
+    quorum: Annotated[
+        Quorum | None, typer.Option(help="byzantine (more than 2/3) or majority (small circles of friends).")
+    ] = None,
+    train_seconds: Annotated[
+        float | None, typer.Option(min=1, help="Longest time a round waits for deltas.")
+    ] = None,
+    listen: ListenOption = None,
+    until_round: UntilOption = None,
+    threads: ThreadsOption = 1,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Found a swarm over a base, print its ticket, and train in it.
+
+    Whoever has the ticket can join. Ctrl-C stops the node; `sterna resume` goes on.
+
+    Example: sterna swarm create --base nano --data notes.jsonl
+    """
+    choices = FoundingChoices(
+        name=name,
+        steps=steps,
+        min_deltas=min_deltas,
+        rule=rule,
+        quorum=quorum,
+        train_milliseconds=None if train_seconds is None else round(1000 * train_seconds),
+    )
+    options = NodeOptions(
+        home=home,
+        data=Path(data),
+        listen=tuple(listen or ()),
+        until_round=until_round,
+        threads=threads,
+        seed=seed,
+    )
+    run_with_display(lambda display: create_swarm(base, choices, options, display), as_json)

@@ -1,0 +1,361 @@
+"""One swarm's node, running: effects out, answers in.
+
+The effects of the state machine (``sterna_protocol.node``) go through one queue and are carried out in order,
+so that what must be durable is on the disk before what follows is sent. Work that takes long (training,
+fetching, merging) runs beside the queue and comes back as an input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sterna.errors import NodeError, Unreachable
+from sterna.swarm.ports import Journal, Network, Trainer
+from sterna_protocol.errors import LocalProtocolError, RemoteProtocolError, Untimely
+from sterna_protocol.merge.adapter import (
+    adapter_blob_bytes,
+    decode_adapter,
+    encode_adapter,
+    genesis_adapter,
+)
+from sterna_protocol.merge.codec import decode_delta, delta_blob_bytes
+from sterna_protocol.merge.rules import merge
+from sterna_protocol.node import Node
+from sterna_protocol.round.effects import (
+    Broadcast,
+    Closed,
+    Effect,
+    FetchAdapter,
+    FetchDelta,
+    Fork,
+    Merge,
+    Misbehaved,
+    Request,
+    StoreCertificate,
+    StoreEvidence,
+    StoreOwn,
+    Train,
+)
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.wire.ids import short
+from sterna_protocol.wire.messages import Certificate
+
+logger = logging.getLogger(__name__)
+
+HEADS_INTERVAL_SECONDS = 2.0
+"""Between two anti-entropy exchanges with a random peer; a lost gossip message is back within two of them."""
+
+REQUEST_TIMEOUT_SECONDS = 10.0
+FETCH_TIMEOUT_SECONDS = 120.0
+RETRY_SECONDS = 2.0
+
+MISBEHAVIOUR_POINTS = 20
+"""Score a peer loses for bytes that no correct peer sends; net bans at 100."""
+
+
+@dataclass(slots=True)
+class Activity:
+    """What the driver is busy with, for status displays."""
+
+    training: bool = False
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    trouble: str | None = None
+
+    def note_step(self, step: int, steps: int, loss: float) -> None:
+        """Take the progress of a training job."""
+        self.step, self.steps, self.loss = step, steps, loss
+
+
+class Driver:
+    """Runs one ``Node`` until cancelled.
+
+    Args:
+        until_round: train for rounds up to this one, then only serve and vote; ``None``: for ever.
+        closed_rounds: what the disk still knows of earlier rounds, continued in ``closed_rounds``.
+
+    ``changed`` is called after anything a status display would show has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        charter: Charter,
+        node: Node,
+        network: Network,
+        trainer: Trainer | None,
+        journal: Journal,
+        clock: Callable[[], float],
+        rng: random.Random,
+        activity: Activity,
+        closed_rounds: Sequence[dict[str, object]] = (),
+        until_round: int | None = None,
+    ) -> None:
+        self.charter = charter
+        self.node = node
+        self.activity = activity
+        self.changed: Callable[[], None] = lambda: None
+        self.peers: frozenset[bytes] = frozenset()
+        self.closed_rounds = list(closed_rounds)
+        self._network = network
+        self._trainer = trainer
+        self._journal = journal
+        self._clock = clock
+        self._rng = rng
+        self._until_round = until_round
+        self._queue: asyncio.Queue[Effect] = asyncio.Queue()
+        self._woken = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._training: asyncio.Task[None] | None = None
+        self._round_started = clock()
+
+    async def run(self) -> None:
+        """Drive the node until cancelled.
+
+        Raises:
+            StorageError: the disk refused a write that had to be durable.
+        """
+        async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self._perform_effects())
+            self._tasks.create_task(self._keep_time())
+            self._tasks.create_task(self._exchange_heads())
+            self._take(self.node.start(self._clock()))
+
+    # What the network brings in.
+
+    async def gossip(self, sender: bytes, frame: bytes) -> None:
+        """Take one gossip frame that ``sender`` published."""
+        await self._receive(sender, lambda: self.node.receive(self._clock(), frame, sender))
+
+    async def answer(self, peer: bytes, request_id: int, data: bytes) -> None:
+        """Answer one sync request."""
+        try:
+            response = self.node.answer(peer, data)
+        except RemoteProtocolError as broken:
+            await self.penalise(peer, str(broken))
+            return
+        await self._network.respond(request_id, response)
+
+    def peers_changed(self, peers: frozenset[bytes]) -> None:
+        """Take the set of peers that are connected now."""
+        self.peers = peers
+        self._take(self.node.peers_changed(self._clock(), peers))
+
+    # The loop.
+
+    def _take(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._queue.put_nowait(effect)
+        self._woken.set()
+        self.changed()
+
+    async def _receive(self, peer: bytes, step: Callable[[], list[Effect]]) -> None:
+        try:
+            self._take(step())
+        except Untimely as ignored:
+            logger.debug("message.ignored", extra={"peer": short(peer), "why": str(ignored)})
+        except RemoteProtocolError as broken:
+            await self.penalise(peer, str(broken))
+
+    async def penalise(self, peer: bytes, reason: str) -> None:
+        """Count one breach of the protocol against ``peer``."""
+        logger.info("peer.misbehaved", extra={"peer": short(peer), "why": reason})
+        try:
+            await self._network.penalise(peer, MISBEHAVIOUR_POINTS)
+        except Unreachable as offline:
+            logger.debug("penalise.failed", extra={"why": str(offline)})
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._woken.clear()
+            delay = max(0.0, self.node.next_wake() - self._clock())
+            try:
+                async with asyncio.timeout(delay):
+                    await self._woken.wait()
+            except TimeoutError:
+                self._take(self.node.tick(self._clock()))
+
+    async def _exchange_heads(self) -> None:
+        while True:
+            await asyncio.sleep(HEADS_INTERVAL_SECONDS * (0.5 + self._rng.random()))
+            if self.peers:
+                await self._ask(self._rng.choice(sorted(self.peers)), self.node.heads())
+
+    async def _perform_effects(self) -> None:
+        while True:
+            effect = await self._queue.get()
+            await self._perform(effect)
+            self.changed()
+
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case StoreOwn(round_, attempt, kind, frame):
+                await self._journal.put_own(round_, attempt, kind, frame)
+            case StoreCertificate(certificate):
+                await self._journal.put_certificate(certificate)
+            case StoreEvidence(evidence):
+                await self._journal.put_evidence(evidence.frame())
+            case Broadcast(frame):
+                await self._publish(frame)
+            case Request(peer, data):
+                self._spawn(self._ask(peer, data))
+            case FetchDelta():
+                self._spawn(self._fetch_delta(effect))
+            case Merge():
+                self._spawn(self._merge(effect))
+            case FetchAdapter():
+                self._spawn(self._fetch_adapter(effect))
+            case Train():
+                self._start_training(effect)
+            case Closed(certificate, included):
+                await self._close_round(certificate, included)
+            case Misbehaved(peer, reason):
+                await self.penalise(peer, reason)
+            case Fork(ours, theirs):
+                self._report_fork(ours, theirs)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self._tasks is None:
+            raise LocalProtocolError("effects are carried out only while the driver runs")
+        return self._tasks.create_task(work)
+
+    def _report_fork(self, ours: Certificate, theirs: Certificate) -> None:
+        trouble = (
+            f"round {ours.round_} has two valid certificates, ours {short(ours.id)} and {short(theirs.id)}: "
+            "more members lie than the quorum allows; do not trust this swarm any longer"
+        )
+        logger.error("chain.forked", extra={"round": ours.round_})
+        self.activity.trouble = trouble
+
+    async def _publish(self, frame: bytes) -> None:
+        try:
+            await self._network.publish(frame)
+        except Unreachable as offline:
+            # Heads exchange brings the message to whoever missed it.
+            logger.debug("publish.failed", extra={"why": str(offline)})
+
+    async def _ask(self, peer: bytes, data: bytes) -> None:
+        try:
+            response = await self._network.request(peer, data, timeout=REQUEST_TIMEOUT_SECONDS)
+        except Unreachable as silent:
+            logger.debug("sync.failed", extra={"peer": short(peer), "why": str(silent)})
+            return
+        await self._receive(peer, lambda: self.node.synced(self._clock(), peer, response))
+
+    # Long work.
+
+    async def _fetch_delta(self, effect: FetchDelta) -> None:
+        error: str | None = None
+        try:
+            data = await self._blob(effect.delta, delta_blob_bytes(self.charter), effect.holders)
+            await asyncio.to_thread(
+                decode_delta, self.charter, author=effect.author, round_=effect.trained_round, data=data
+            )
+        except (Unreachable, RemoteProtocolError) as failed:
+            error = str(failed)
+        self._take(self.node.delta_checked(self._clock(), effect.announcement, error))
+
+    async def _fetch_adapter(self, effect: FetchAdapter) -> None:
+        while True:
+            try:
+                data = await self._adapter(effect.adapter, effect.holders or tuple(self.peers))
+                await asyncio.to_thread(decode_adapter, self.charter, data)
+                break
+            except Unreachable as failed:
+                logger.info("adapter.missing", extra={"adapter": short(effect.adapter), "why": str(failed)})
+                await asyncio.sleep(RETRY_SECONDS)
+        self._take(self.node.adapter_ready(self._clock(), effect.adapter))
+
+    async def _merge(self, effect: Merge) -> None:
+        try:
+            previous = await self._adapter(effect.previous_adapter, tuple(self.peers))
+            blobs = [
+                await self._blob(entry.delta, delta_blob_bytes(self.charter), tuple(self.peers))
+                for entry in effect.entries
+            ]
+        except Unreachable as failed:
+            logger.info("merge.postponed", extra={"round": effect.round_, "why": str(failed)})
+            return
+        adapter = await asyncio.to_thread(merge_blobs, self.charter, effect, previous, blobs)
+        digest = await self._journal.put_blob(adapter)
+        self._take(self.node.merged(self._clock(), effect.slate, digest))
+
+    async def _blob(self, digest: bytes, size: int, holders: tuple[bytes, ...]) -> bytes:
+        if not self._journal.has_blob(digest):
+            await self._network.fetch(digest, size, holders, timeout=FETCH_TIMEOUT_SECONDS)
+        return await self._journal.read_blob(digest)
+
+    async def _adapter(self, digest: bytes, holders: tuple[bytes, ...]) -> bytes:
+        if not self._journal.has_blob(digest):
+            genesis = await asyncio.to_thread(
+                lambda: encode_adapter(self.charter, genesis_adapter(self.charter))
+            )
+            await self._journal.put_blob(genesis)
+        return await self._blob(digest, adapter_blob_bytes(self.charter), holders)
+
+    # Training.
+
+    def _start_training(self, effect: Train) -> None:
+        if self._training is not None:
+            self._training.cancel()
+            self._training = None
+        if self._trainer is None or (self._until_round is not None and effect.round_ > self._until_round):
+            return
+        self._training = self._spawn(self._train(self._trainer, effect))
+
+    async def _train(self, trainer: Trainer, effect: Train) -> None:
+        kept = await self._journal.pending(effect.round_, effect.adapter)
+        if kept is not None:
+            digest, local = kept
+        else:
+            self.activity.training = True
+            try:
+                adapter = await self._adapter(effect.adapter, tuple(self.peers))
+                local = await trainer.train(effect.round_, adapter)
+            except NodeError as failed:
+                # A node that cannot train still votes, serves and follows; its status says why.
+                self.activity.trouble = str(failed)
+                logger.warning("training.failed", extra={"round": effect.round_, "why": str(failed)})
+                return
+            finally:
+                self.activity.training = False
+            digest = await self._journal.put_blob(local.blob)
+            await self._journal.put_pending(effect.round_, effect.adapter, digest, local)
+        self._take(
+            self.node.trained(self._clock(), round_=effect.round_, delta=digest, figures=local.figures)
+        )
+
+    async def _close_round(self, certificate: Certificate, included: bool) -> None:
+        now = self._clock()
+        entry: dict[str, object] = {
+            "round": certificate.round_,
+            "slate_size": len(certificate.decision.entries),
+            "signatures": len(certificate.signatures),
+            "adapter_digest": certificate.decision.adapter.hex(),
+            "included": included,
+            "seconds": round(now - self._round_started, 3),
+        }
+        self._round_started = now
+        self.closed_rounds.append(entry)
+        await self._journal.put_round_log(certificate.round_, entry)
+        await self._journal.collect(frozenset())
+
+
+def merge_blobs(charter: Charter, effect: Merge, previous: bytes, deltas: list[bytes]) -> bytes:
+    """The encoded adapter that a slate gives.
+
+    Raises:
+        MalformedMessage: a blob is not what its slate entry says.
+    """
+    decoded = [
+        (entry, decode_delta(charter, author=entry.author, round_=entry.trained_round, data=data))
+        for entry, data in zip(effect.entries, deltas, strict=True)
+    ]
+    merged = merge(charter, decode_adapter(charter, previous), decoded, effect.round_)
+    return encode_adapter(charter, merged)
