@@ -37,7 +37,7 @@ def ternary_linear(x: Tensor, w: TernaryMatrix, *, backward: Backward = "int8x2"
         ValueError: ``x`` does not end in K, or there is no such ``backward``.
     """
     n, k = w.shape
-    return _linear(x, share(w), n, k, w.scale, _check(backward))
+    return _apply(x, share(w), n, k, w.scale, _check(backward))
 
 
 class TernaryLinear(nn.Module):
@@ -60,7 +60,7 @@ class TernaryLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., N] of x [..., K]."""
-        return _linear(x, self.packed, self.out_features, self.in_features, self.scale, self.backward_as)
+        return _apply(x, self.packed, self.out_features, self.in_features, self.scale, self.backward_as)
 
     def extra_repr(self) -> str:
         return (
@@ -74,6 +74,14 @@ def share(w: TernaryMatrix) -> Tensor:
         # torch has no read-only tensors and says so; the operators below only read.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(w.packed)
+
+
+def _apply(x: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+    # The dispatcher takes 9 us to find that nobody wants a gradient; 210 layers for each token feel that.
+    plain = type(x) is Tensor and x.is_cpu and packed.is_cpu and not torch.compiler.is_compiling()
+    if plain and not (torch.is_grad_enabled() and x.requires_grad):
+        return _forward_cpu(x, packed, n, k, scale, backward)
+    return _linear(x, packed, n, k, scale, backward)
 
 
 # --- the operators: sterna::ternary_linear and its backward ---
