@@ -15,13 +15,12 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
+from sterna.errors import StorageError
 from sterna_protocol.errors import LocalProtocolError, MalformedMessage
 from sterna_protocol.wire.chunks import CHUNK_BYTES, LeafList, chunk_count, chunk_length, digest_of, leaf
 
-from sterna.errors import StorageError
-
 MAX_CACHED_LEAVES = 1 << 18
-"""Leaf hashes kept for serving, over all blobs: 8 MiB for 64 GiB of blobs. Hashing them again costs 2 s a GiB."""
+"""Leaf hashes kept for serving: 8 MiB for 64 GiB of blobs. Hashing a blob again costs 2 s a GiB."""
 
 
 def path_of(folder: Path, digest: bytes) -> Path:

@@ -1,6 +1,6 @@
 """The network process: ``python -m sterna.net.child FD``. It owns nothing; it can be killed at any time.
 
-One nursery tree: the pipe's two ends, the host, gossip, one ping task per peer, one task per call of the core.
+One nursery tree: the pipe's two ends, the host, gossip, one ping task per peer, one task per call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import trio
 
-from sterna.errors import StorageError, Unreachable
+from sterna.errors import ConfigError, StorageError, Unreachable
 from sterna.net.events import (
     Gossip,
     Listening,
@@ -31,7 +31,7 @@ from sterna.net.events import (
     Request,
 )
 from sterna.net.pipe import Frames, PipeError, pack
-from sterna.net.quiet import set_up_logging
+from sterna.net.quiet import set_up_logging, unmute
 from sterna.net.score import BAN_SECONDS, Offence, Scores
 
 logger = logging.getLogger(__name__)
@@ -117,8 +117,9 @@ async def run(descriptor: int) -> None:
         return
     limit_memory(config.address_space_mib)
     # The library is imported under the limit, and only by a process that has something to do.
-    from sterna.net.host import open_host
+    from sterna.net.host import open_host, parse_address
 
+    unmute("libp2p")
     scores = Scores()
     offences_send, offences = trio.open_memory_channel[tuple[bytes, int, str]](256)
 
@@ -129,6 +130,11 @@ async def run(descriptor: int) -> None:
             logger.warning("offence.dropped", extra={"peer": peer[:4].hex()})
 
     try:
+        for address in config.bootstrap:
+            try:
+                parse_address(address)
+            except ValueError as wrong:
+                raise ConfigError(f"bootstrap: {wrong}") from wrong
         async with open_host(
             seed=config.identity_seed,
             listen=config.listen,
@@ -136,9 +142,8 @@ async def run(descriptor: int) -> None:
             blame=blame,
         ) as host:
             await _serve(config, link, host, scores, blame, offences)
-    except* ValueError as wrong:
+    except* ConfigError as wrong:
         await link.last_words(["fatal", "config", str(_leaf(wrong))])
-        raise
 
 
 async def _serve(
@@ -198,6 +203,7 @@ async def _serve(
         nursery.start_soon(link.write)
         nursery.start_soon(judge)
         calls = Calls(config, link, host, gossip, sync_server, redialler, blame)
+        await link.send(["bound", list(host.bound)])
         await link.emit(Listening(host.addresses))
         redialler.want(config.bootstrap, for_ever=True)
         redialler.want(config.redial, for_ever=False)
@@ -313,7 +319,7 @@ class Calls:
 
 
 def limit_memory(mib: int) -> None:
-    """A remote peer can still make the library buffer more than it should; then this process dies, not the machine."""
+    """What peers can still make the library buffer ends this process, not the machine."""
     size = mib * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     import threading

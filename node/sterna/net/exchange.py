@@ -1,10 +1,10 @@
 """Pulling a blob by its digest from several peers at once (docs/spec/network.md, protocol /sterna/chunk/1).
 
     request    kind u8 | digest 32 | index u32      kind 1: page of the leaf list, 2: chunk
-    response   status u8 | length u32 | bytes       status 0: here it is, 1: not here, 2: busy; integers big-endian
+    response   status u8 | length u32 | bytes       status 0: here it is, 1: not here, 2: busy
 
-Requests are answered in their order, so several may be under way on one stream. A page of the leaf list is
-256 KiB of leaf hashes, as a chunk is of the blob.
+Integers are big-endian. Requests are answered in their order, so several may be under way on one stream. A
+page of the leaf list is 256 KiB of leaf hashes, as a chunk is of the blob.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from enum import IntEnum
 from pathlib import Path
 
 import trio
-from sterna_protocol.errors import MalformedMessage
-from sterna_protocol.wire.chunks import LeafList, chunk_count, chunk_length
-from sterna_protocol.wire.ids import ID_BYTES
-from sterna_protocol.wire.limits import MAX_BLOB_BYTES
 
 from sterna.errors import StorageError, Unreachable
 from sterna.net.blobs import PartialBlob, find
 from sterna.net.streams import Lost, Misbehaved, Stream, read_exactly, write_all
+from sterna_protocol.errors import MalformedMessage
+from sterna_protocol.wire.chunks import LeafList, chunk_count, chunk_length
+from sterna_protocol.wire.ids import ID_BYTES
+from sterna_protocol.wire.limits import MAX_BLOB_BYTES
 
 PROTOCOL = "/sterna/chunk/1"
 
@@ -78,8 +78,8 @@ async def fetch(
 ) -> Path:
     """The path of the whole blob, after every chunk of it was checked.
 
-    Peers that lie or do not have it are left; those that break off or are busy are asked again. The chunks that
-    came are kept whatever happens, and the next fetch starts from them.
+    Peers that lie or do not have it are left; those that break off or are busy are asked again. The chunks
+    that came are kept whatever happens, and the next fetch starts from them.
 
     Args:
         peers: whom to ask, best first.
@@ -163,8 +163,8 @@ class _Download:
         if self._partial is None or self._missing:
             why = "; ".join(f"{peer[:4].hex()} {reason}" for peer, reason in list(reasons.items())[-4:])
             raise Unreachable(
-                f"blob {self._digest.hex()[:8]}: {len(self._missing)} of {chunk_count(self._size)} chunks missing "
-                f"({why or 'no peer answered in time'})"
+                f"blob {self._digest.hex()[:8]}: {len(self._missing)} of {chunk_count(self._size)} chunks "
+                f"missing ({why or 'no peer answered in time'})"
             )
         return await trio.to_thread.run_sync(self._partial.finish)
 

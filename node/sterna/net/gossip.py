@@ -14,18 +14,18 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.score import ScoreParams, TopicScoreParams
 from libp2p.tools.anyio_service import background_trio_service
-from sterna_protocol.wire.limits import MAX_FRAME_BYTES
 
 from sterna.net import hardening
 from sterna.net.hardening import SafePubsub, id_of, key_of
 from sterna.net.host import MAX_CONNECTIONS, Host, blame_by_id
 from sterna.net.pace import Budget, Pace
 from sterna.net.score import Offence
+from sterna_protocol.wire.limits import MAX_FRAME_BYTES
 
 logger = logging.getLogger(__name__)
 
 PROTOCOLS = (TProtocol("/meshsub/1.1.0"),)
-"""1.2 adds an IDONTWANT for every message, as costly as the message at our sizes; 1.3 and later are dialects."""
+"""1.2 adds an IDONTWANT for every message, as costly as the message at our sizes; later ones are dialects."""
 
 PUBLISH_GAP_SECONDS = 0.01
 """Between two messages of our own: a mesh neighbour handles about a hundred a second."""
@@ -35,8 +35,8 @@ MAX_INBOUND_RPC_BYTES = 128 * 1024
 
 MESSAGES_PER_SECOND = 200.0
 MESSAGE_BURST = 1000.0
-"""From one neighbour. Every member of a committee votes a few times per attempt and all of it may come through
-one neighbour; after a partition the last five heartbeats come at once."""
+"""From one neighbour. Every member of a committee votes a few times per attempt and all of it may come
+through one neighbour; after a partition the last five heartbeats come at once."""
 
 ROUTER = {
     "degree": 6,
@@ -119,7 +119,7 @@ async def open_gossip(
     blame: Callable[[bytes, Offence, str], None],
 ) -> AsyncIterator[GossipService]:
     """Gossip on ``topic``; ``deliver(author, data)`` gets what others say and must not block."""
-    router = GossipSub(protocols=PROTOCOLS, score_params=score_params(), **ROUTER)  # type: ignore[arg-type]
+    router = GossipSub(protocols=PROTOCOLS, score_params=score_params(), **ROUTER)
     hardening.forget_deliveries(router)
     pubsub = SafePubsub(
         host.libp2p,
@@ -128,8 +128,8 @@ async def open_gossip(
         within_budget=_Budgets().take,
         limits={**PUBSUB, "allowed_topics": {topic}},
     )
-    # Sequence numbers start from whole seconds; a node that restarts after a busy second would repeat some, and
-    # its neighbours would take new messages for old ones.
+    # Sequence numbers start from whole seconds; a node that restarts after a busy second would repeat some,
+    # and its neighbours would take new messages for old ones.
     pubsub.counter = time.time_ns()
     pubsub.set_topic_validator(topic, _is_valid, False)
     async with background_trio_service(pubsub) as manager, background_trio_service(router) as heartbeat:
@@ -143,8 +143,8 @@ async def open_gossip(
 
 
 def _is_valid(_forwarder: ID, message: Any) -> bool:
-    # Size and kind of author only; the meaning is the core's to judge. The library caches one verdict per message
-    # whoever forwards it, so nothing here may depend on who asks or when.
+    # Size and kind of author only; the meaning is the core's to judge. The library caches one verdict per
+    # message whoever forwards it, so nothing here may depend on who asks or when.
     if len(message.data) > MAX_FRAME_BYTES:
         return False
     try:

@@ -1,7 +1,8 @@
 """What py-libp2p 0.8.1 does to itself on hostile input, and the guard for each.
 
-Every guard names the fault it cures with the place in the library's source; tests/fuzz runs the attacks. None of
-them changes what a correct peer sees. The library is pinned, so a new version means reading this file again.
+Every guard names the fault it cures with the place in the library's source; tests/fuzz runs the attacks.
+None of them changes what a correct peer sees. The library is pinned, so a new version means reading this
+file again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ MAX_BUFFERED_BYTES = 8 * 1024 * 1024
 """Unread bytes on all streams of one connection: a pipeline of chunks and several full sync responses."""
 
 MAX_INBOUND_STREAMS = 32
-"""Open streams a peer may have started on one connection: gossip, ping, identify, two of chunks, eight of sync."""
+"""Open streams a peer may have started on one connection: gossip, ping, identify, chunks, and some of
+sync."""
 
 FRAME_WRITE_SECONDS = 20.0
 """Longest time for one 64 KiB frame to leave: 3 KiB/s. Slower is a peer that does not read."""
@@ -72,7 +74,7 @@ def key_of(peer_id: ID) -> bytes:
     Raises:
         ValueError: another kind of key, or a hash of one.
     """
-    raw = peer_id.to_bytes()
+    raw = bytes(peer_id.to_bytes())
     if len(raw) != len(PEER_ID_PREFIX) + 32 or not raw.startswith(PEER_ID_PREFIX):
         raise ValueError(f"peer id {raw[:8].hex()}... ({len(raw)} bytes) is not an Ed25519 key")
     return raw[len(PEER_ID_PREFIX) :]
@@ -82,15 +84,15 @@ def id_of(key: bytes) -> ID:
     return ID(PEER_ID_PREFIX + key)
 
 
-# --- connections -------------------------------------------------------------------------------------------------
+# --- connections --------------------------------------------------------------------------------------------
 
 
-class Ed25519Noise(NoiseTransport):
+class Ed25519Noise(NoiseTransport):  # type: ignore[misc]
     """Noise that admits Ed25519 peers only, and of those only the ones ``admit`` allows.
 
     Cures: the default set of security protocols offers /plaintext/2.0.0, which believes any PeerID
-    (``libp2p/__init__.py:661``); an id of another key type would not be a key at our API; and a banned peer would
-    get as far as a connection.
+    (``libp2p/__init__.py:661``); an id of another key type would not be a key at our API; and a banned peer
+    would get as far as a connection.
     """
 
     def __init__(self, key_pair: KeyPair, admit: Callable[[bytes], bool]) -> None:
@@ -123,11 +125,11 @@ class WindowExceeded(trio.TooSlowError):
     """
 
 
-class StrictStream(YamuxStream):
+class StrictStream(YamuxStream):  # type: ignore[misc]
     """Ends the connection of a peer that sends past the receive window.
 
-    Cures: the excess is kept and only logged (yamux.py:1319, :1405, :1493), so a stream that nobody reads grows
-    without bound; and the window itself grows to 16 MiB per stream.
+    Cures: the excess is kept and only logged (yamux.py:1319, :1405, :1493), so a stream that nobody reads
+    grows without bound; and the window itself grows to 16 MiB per stream.
     """
 
     @property
@@ -137,7 +139,7 @@ class StrictStream(YamuxStream):
     @recv_window.setter
     def recv_window(self, value: int) -> None:
         if value < 0:
-            self.conn.broke_window = True  # type: ignore[attr-defined]
+            self.conn.broke_window = True
             raise WindowExceeded(f"{-value} bytes past the window of stream {self.stream_id}")
         self._recv_window = value
 
@@ -147,12 +149,12 @@ class StrictStream(YamuxStream):
         return int(super()._apply_autotune_epoch(buffered))
 
 
-class BoundedYamux(Yamux):
+class BoundedYamux(Yamux):  # type: ignore[misc]
     """A yamux connection that cannot be made to hold more than a bounded number of bytes and streams.
 
-    Cures: the sum over many streams is not bounded; nor is the number of streams a peer may open (one task each);
-    a write to a peer that does not read blocks for ever and with it ``close``; and a write cancelled half-way
-    leaves half a frame on the wire.
+    Cures: the sum over many streams is not bounded; nor is the number of streams a peer may open (one task
+    each); a write to a peer that does not read blocks for ever and with it ``close``; and a write cancelled
+    half-way leaves half a frame on the wire.
     """
 
     broke_window = False
@@ -184,8 +186,9 @@ class BoundedYamux(Yamux):
 
 
 async def _bounded_read_delim(reader: Any) -> bytes:
-    """Cures: a length of 2^28 in an unauthenticated multistream line allocates that much (utils/varint.py:153),
-    and a line that is not UTF-8 raises out of the connection (multiselect_communicator.py:58)."""
+    """Cures: a length of 2^28 in an unauthenticated multistream line allocates that much
+    (utils/varint.py:153), and a line that is not UTF-8 raises out of the connection
+    (multiselect_communicator.py:58)."""
     line = await read_varint_prefixed_bytes_limited(reader, MAX_NEGOTIATION_LINE_BYTES)
     if not line.endswith(b"\n"):
         raise ParseError(f"a line of {len(line)} bytes without an end")
@@ -193,7 +196,7 @@ async def _bounded_read_delim(reader: Any) -> bytes:
         line.decode()
     except UnicodeDecodeError as broken:
         raise ParseError(f"a line of {len(line)} bytes that is not UTF-8") from broken
-    return line[:-1]
+    return bytes(line[:-1])
 
 
 def install() -> None:
@@ -230,14 +233,23 @@ def free_inbound_slots(swarm: Any) -> None:
     swarm.upgrade_inbound_raw_conn = guarded
 
 
-# --- tasks and handlers ------------------------------------------------------------------------------------------
+def dial_nobody(swarm: Any) -> None:
+    """Cures: below a target of its own choice (64 here, with every watermark at zero) the library dials
+    whoever is in its peerstore, which is whoever ever spoke to us (network/auto_connector.py:262)."""
+
+    async def no_dials() -> None: ...
+
+    swarm.auto_connector.maybe_connect = no_dials
+
+
+# --- tasks and handlers -------------------------------------------------------------------------------------
 
 
 def contain(manager: Any, service: str) -> None:
     """A task of this service that raises is logged instead of ending the whole service.
 
-    Cures: tools/anyio_service/trio_manager.py:385 cancels the service, which ends the process, for any exception
-    in any task, among them tasks that work on one message of one peer.
+    Cures: tools/anyio_service/trio_manager.py:385 cancels the service, which ends the process, for any
+    exception in any task, among them tasks that work on one message of one peer.
     """
     run_task = manager.run_task
 
@@ -262,8 +274,9 @@ def contain(manager: Any, service: str) -> None:
 def guard_streams(host: Any, blame: Blame) -> None:
     """A stream handler that raises resets its stream, and every handled stream is closed on our side.
 
-    Cures: handlers share the connection's nursery (swarm_connection.py:271) and only MultiselectError is caught
-    (basic_host.py:1530), so one exception ends the process; and the gossip handler forgets to close its stream.
+    Cures: handlers share the connection's nursery (swarm_connection.py:271) and only MultiselectError is
+    caught (basic_host.py:1530), so one exception ends the process; and the gossip handler forgets to close
+    its stream.
     """
     handle = host._swarm_stream_handler
 
@@ -280,15 +293,15 @@ def guard_streams(host: Any, blame: Blame) -> None:
     host.get_network().set_stream_handler(guarded)
 
 
-# --- gossip ------------------------------------------------------------------------------------------------------
+# --- gossip -------------------------------------------------------------------------------------------------
 
 
-class SafePubsub(Pubsub):
+class SafePubsub(Pubsub):  # type: ignore[misc]
     """Gossip that survives what peers send and does not drop what we send.
 
-    Cures: an undecodable RPC (pubsub.py:562), a key that is none (validators.py:63) and a validator that raises
-    each end the process; and outbound queues of 32 messages (rpc_queue.py:39) which may be joined to frames
-    larger than the receivers' own limit.
+    Cures: an undecodable RPC (pubsub.py:562), a key that is none (validators.py:63) and a validator that
+    raises each end the process; and outbound queues of 32 messages (rpc_queue.py:39) which may be joined to
+    frames larger than the receivers' own limit.
     """
 
     def __init__(
@@ -309,7 +322,7 @@ class SafePubsub(Pubsub):
         peer_id = stream.muxed_conn.peer_id
         try:
             await super().stream_handler(stream)
-        except Exception as error:  # noqa: BLE001  protobuf's DecodeError and whatever handlers of its parts raise
+        except Exception as error:  # noqa: BLE001  protobuf's DecodeError, and what its parts' handlers raise
             note("gossip.stream", error)
             if not _is_loss(error):
                 self._blame(peer_id, Offence.MALFORMED, "gossip frame")
@@ -322,7 +335,7 @@ class SafePubsub(Pubsub):
         except ValidationError:
             self._blame(msg_forwarder, Offence.MALFORMED, "gossip message")
             raise
-        except Exception as error:  # noqa: BLE001  see the class
+        except Exception as error:
             note("gossip.validate", error)
             self._blame(msg_forwarder, Offence.MALFORMED, "gossip message")
             raise ValidationError(str(error)) from error
@@ -331,7 +344,8 @@ class SafePubsub(Pubsub):
         if msg_forwarder == self.my_id:
             await super().push_msg(msg_forwarder, msg)
             return
-        # Dropped without blame: an honest neighbour passes on what others flood. The core pulls what it misses.
+        # Dropped without blame: an honest neighbour passes on what others flood. The core pulls what it
+        # misses.
         if not self._within_budget(msg_forwarder):
             return
         try:
@@ -359,7 +373,7 @@ def forget_deliveries(router: GossipSub) -> None:
     router.recent_message_deliveries = _ShortList()
 
 
-# --- logging -----------------------------------------------------------------------------------------------------
+# --- logging ------------------------------------------------------------------------------------------------
 
 
 def note(where: str, error: BaseException) -> None:
@@ -390,4 +404,3 @@ def _is_loss(error: BaseException) -> bool:
         | trio.ClosedResourceError
         | OSError,
     )
-

@@ -20,18 +20,20 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.tcp.tcp import TCP
+from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
+from sterna.errors import ConfigError
 from sterna.net import hardening
 from sterna.net.hardening import Blame, id_of, key_of
 from sterna.net.score import Offence
-from sterna.net.streams import Lost, Misbehaved, Stream
+from sterna.net.streams import CLOSE_SECONDS, Lost, Misbehaved, Stream, farewell
 
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 128
-"""Of all peers together: 128 * 8 MiB of unread bytes is what the address-space limit allows in the worst case."""
+"""Of all peers together: a committee of 32, its neighbours, and room for those who only pull."""
 
 MAX_INBOUND = 96
 """The rest stays free for peers that we dial, so strangers cannot shut us in."""
@@ -40,7 +42,6 @@ CONNECTIONS_PER_PEER = 2
 """Two peers that dial each other at the same moment get two."""
 
 DIAL_SECONDS = 10.0
-CLOSE_SECONDS = 2.0
 
 TRANSPORT_ERRORS = (
     BaseLibp2pError,
@@ -78,11 +79,11 @@ class Libp2pStream:
             raise Lost(f"write: {type(error).__name__}") from error
 
     async def close(self) -> None:
-        with suppress(*TRANSPORT_ERRORS), trio.move_on_after(CLOSE_SECONDS, shield=True):
+        with suppress(*TRANSPORT_ERRORS), farewell():
             await self._stream.close()
 
     async def reset(self) -> None:
-        with suppress(*TRANSPORT_ERRORS), trio.move_on_after(CLOSE_SECONDS, shield=True):
+        with suppress(*TRANSPORT_ERRORS), farewell():
             await self._stream.reset()
 
 
@@ -93,6 +94,11 @@ class Host:
         self.libp2p = libp2p
         self.swarm = libp2p.get_network()
         self._blame = blame
+
+    @property
+    def bound(self) -> tuple[str, ...]:
+        """What we listen on, with the ports the system chose."""
+        return tuple(str(address) for address in self.libp2p.get_transport_addrs())
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -165,8 +171,9 @@ class Host:
             with trio.move_on_after(CLOSE_SECONDS) as polite, suppress(*TRANSPORT_ERRORS):
                 await connection.close()
             if polite.cancelled_caught:
-                # The peer reads nothing, so the farewell cannot be written: closing the socket wakes everybody.
-                with trio.move_on_after(CLOSE_SECONDS, shield=True), suppress(*TRANSPORT_ERRORS):
+                # The peer reads nothing, so the farewell cannot be written: closing the socket wakes
+                # everybody.
+                with farewell(), suppress(*TRANSPORT_ERRORS):
                     await connection.muxed_conn.secured_conn.close()
 
     def on_change(
@@ -206,14 +213,14 @@ async def open_host(
     """A running host that listens on ``listen``.
 
     Raises:
-        ValueError: an address cannot be parsed or listened on.
+        ConfigError: an address cannot be parsed or listened on.
     """
     hardening.install()
     key_pair = create_new_key_pair(seed)
     try:
         addresses = [Multiaddr(address) for address in listen]
     except (MultiaddrError, ValueError) as error:
-        raise ValueError(f"listen addresses {list(listen)}: {error}") from error
+        raise ConfigError(f"listen addresses {list(listen)}: {error}") from error
     libp2p: Any = new_host(
         key_pair=key_pair,
         sec_opt={NOISE: hardening.Ed25519Noise(key_pair, admit)},
@@ -222,18 +229,19 @@ async def open_host(
         connection_config=ConnectionConfig(
             max_connections=MAX_CONNECTIONS,
             min_connections=0,
-            low_watermark=0,  # the library's own dialler never starts; liveness.py dials
+            low_watermark=0,
             high_watermark=MAX_CONNECTIONS,
             max_connections_per_peer=CONNECTIONS_PER_PEER,
             inbound_upgrade_timeout=hardening.UPGRADE_SECONDS,
             outbound_upgrade_timeout=hardening.UPGRADE_SECONDS,
         ),
+        addrs_factory=_concrete,
         disable_identify_address_discovery=True,
     )
     swarm = libp2p.get_network()
     swarm.retry_config = RetryConfig(max_retries=0)
-    # Its limits are per connection attempt and per process; one stranger can use them up for everybody. Ours are
-    # per peer and per address.
+    # Its limits are per connection attempt and per process; one stranger can use them up for everybody.
+    # Ours are per peer and per address.
     swarm.set_resource_manager(None)
     swarm._inbound_limiter.total_tokens = MAX_INBOUND
     # Anyone could rewrite the addresses we hold for it at any time; the answer to our own question is enough.
@@ -241,11 +249,25 @@ async def open_host(
 
     hardening.guard_streams(libp2p, blame_by_id(blame))
     hardening.free_inbound_slots(swarm)
+    hardening.dial_nobody(swarm)
     async with background_trio_service(swarm) as manager:
         hardening.contain(manager, "swarm")
-        if addresses and not await swarm.listen(*addresses):
-            raise ValueError(f"cannot listen on {list(listen)}: is the port taken?")
+        await swarm.listen(*addresses)
+        if len(swarm.listeners) < len(addresses):
+            failed = [str(address) for address in addresses if str(address) not in swarm.listeners]
+            raise ConfigError(f"cannot listen on {', '.join(failed)}: is it our address, is the port free?")
         yield Host(libp2p, blame)
+
+
+def _concrete(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+    # A wildcard is nothing that others could dial: name the interfaces, those that others reach first.
+    named: list[Multiaddr] = []
+    for address in addresses:
+        if "/ip4/0.0.0.0/" in str(address) or "/ip6/::/" in str(address):
+            named.extend(expand_wildcard_address(address))
+        else:
+            named.append(address)
+    return sorted(dict.fromkeys(named), key=lambda a: "/ip4/127." in str(a) or "/ip6/::1/" in str(a))
 
 
 def blame_by_id(blame: Callable[[bytes, Offence, str], None]) -> Blame:

@@ -1,7 +1,8 @@
 """Knowing which connections live, and bringing back those we want.
 
-TCP notices a cut cable after minutes and the library's own ping has no consequence (yamux.py:720), so each peer is
-pinged and a silent one is disconnected: after a partition that is what makes gossip whole again within seconds.
+TCP notices a cut cable after minutes and the library's own ping has no consequence (yamux.py:720), so each
+peer is pinged and a silent one is disconnected: after a partition that is what makes gossip whole again
+within seconds.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Frame: u32 big-endian length, then one msgpack array whose first element is a wo
     child -> core    ["done", id, value]
                      ["fail", id, kind, text]       kind: a key of process.ERRORS
                      ["event", class name, [fields]]
+                     ["bound", [address]]           what it listens on, before the Listening event
                      ["fatal", kind, text]          last words before the process exits
 
 Blobs never cross: both sides see the same folder.

@@ -19,17 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sterna_protocol.wire.limits import MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
 from sterna.errors import ConfigError, NodeError, StorageError, Unreachable
-from sterna.net import events
-from sterna.net.events import Gossip, Listening, NetEvent, NetRestarted
+from sterna.net.events import (
+    Gossip,
+    Listening,
+    NetEvent,
+    NetRestarted,
+    PeerBanned,
+    PeerConnected,
+    PeerDisconnected,
+    PeerLied,
+    Request,
+)
 from sterna.net.pipe import Frames, PipeError, pack
+from sterna_protocol.wire.limits import MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-"""Until the first ``Listening``: importing the library takes 1.3 s on an idle core, much more on a busy laptop."""
+"""Until the first ``Listening``: importing the library takes 1.3 s on an idle core, more on a busy one."""
 
 FIRST_RESTART_SECONDS = 0.1
 LAST_RESTART_SECONDS = 5.0
@@ -58,9 +67,9 @@ ERRORS: dict[str, type[Exception]] = {
 }
 """What the child's failures are on this side."""
 
-_EVENTS: dict[str, type] = {
-    name: getattr(events, name)
-    for name in ("Listening", "PeerConnected", "PeerDisconnected", "Gossip", "Request", "PeerLied", "PeerBanned")
+_EVENTS: dict[str, type[NetEvent]] = {
+    event.__name__: event
+    for event in (Listening, PeerConnected, PeerDisconnected, Gossip, Request, PeerLied, PeerBanned)
 }
 
 # glibc reserves 64 MiB of address space per thread arena, and address space is what the child's limit counts.
@@ -73,12 +82,12 @@ class NetConfig:
 
     Args:
         identity_seed: 32-byte Ed25519 seed; the PeerID follows from it.
-        listen: multiaddrs such as "/ip4/0.0.0.0/tcp/4001"; port 0 lets the system choose; empty listens nowhere.
-        bootstrap: full multiaddrs with /p2p/<PeerID>, dialled at the start and whenever they are not connected.
+        listen: multiaddrs such as "/ip4/0.0.0.0/tcp/4001"; port 0 lets the system choose; empty: nowhere.
+        bootstrap: full multiaddrs with /p2p/<PeerID>, dialled whenever they are not connected.
         topic: gossip topic, "sterna/<swarm id in hex>".
         blobs: content-addressed folder to serve from and fetch into.
-        address_space_mib: RLIMIT_AS of the network process. An idle one needs about 260 MiB, one that fetches and
-            serves at full speed about 400; the rest is what peers can make the library buffer before it dies.
+        address_space_mib: RLIMIT_AS of the network process. An idle one needs about 260 MiB; the rest is
+            what peers can make the library buffer before it dies and is started again.
     """
 
     identity_seed: bytes = field(repr=False)
@@ -94,7 +103,7 @@ class _ProcessDied(Unreachable):
 
 
 class Net:
-    """One node's network. Made by ``open_net``; every method may be called from any task of the event loop."""
+    """One node's network, made by ``open_net``; any task of the event loop may call it."""
 
     def __init__(self, config: NetConfig) -> None:
         self.peer: bytes = (
@@ -160,9 +169,10 @@ class Net:
             await self._call("respond", request_id, data)
 
     async def fetch(self, digest: bytes, size: int, peers: Sequence[bytes], *, timeout: float) -> Path:
-        """The file of a whole blob, each chunk checked before it was written; resumes what an earlier try left.
+        """The file of a whole blob, each chunk checked before it was written.
 
-        A peer that sends what the digest refutes is left out, penalised, and named in a ``PeerLied`` event.
+        It starts from what an earlier try left. A peer that sends what the digest refutes is left out,
+        penalised, and named in a ``PeerLied`` event.
 
         Raises:
             Unreachable: the peers did not give all of it in ``timeout`` seconds.
@@ -181,7 +191,9 @@ class Net:
                     raise
 
     async def dial(self, address: str) -> bytes:
-        """Connect to a full multiaddr, and again whenever the connection is lost, for an hour; the peer's key.
+        """Connect to a full multiaddr; the peer's key.
+
+        A connection that is lost later is dialled again for an hour.
 
         Raises:
             ValueError: not a full TCP multiaddr of an Ed25519 peer.
@@ -204,7 +216,7 @@ class Net:
                 await self._supervisor
             self._supervisor = None
 
-    # --- calls -----------------------------------------------------------------------------------------------------
+    # --- calls ----------------------------------------------------------------------------------------------
 
     async def _call(self, operation: str, *arguments: object) -> Any:
         if not self._up.is_set():
@@ -228,7 +240,7 @@ class Net:
         finally:
             self._calls.pop(call_id, None)
 
-    # --- the process -----------------------------------------------------------------------------------------------
+    # --- the process ----------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
         self._supervisor = asyncio.create_task(self._supervise(), name="net.supervisor")
@@ -321,6 +333,9 @@ class Net:
             case ["event", str(name), list(fields)] if name in _EVENTS:
                 fields = [tuple(value) if isinstance(value, list) else value for value in fields]
                 self._put(_EVENTS[name](*fields))
+            case ["bound", list(addresses)]:
+                # A restarted process takes the same ports, or the peers that know us could not come back.
+                self._listen = tuple(addresses)
             case ["fatal", str(kind), str(text)] if kind in ERRORS:
                 self._fatal = ERRORS[kind](text)
             case _:
@@ -329,8 +344,6 @@ class Net:
     def _put(self, event: NetEvent) -> None:
         if isinstance(event, Listening):
             self.addresses = event.addresses
-            # A restarted process takes the same ports, or the peers that know us could not come back.
-            self._listen = tuple(address.rpartition("/p2p/")[0] for address in event.addresses)
             self._up.set()
         if self._events.qsize() >= MAX_EVENTS:
             if isinstance(event, Gossip):

@@ -1,4 +1,4 @@
-"""Logging of the network process: its own events to stderr, the library's warnings too, but not at a peer's pace."""
+"""Logging of the network process: its own events and the library's warnings, but not at a peer's pace."""
 
 from __future__ import annotations
 
@@ -44,6 +44,18 @@ class _Fields(logging.Formatter):
         fields = " ".join(f"{k}={v}" for k, v in vars(record).items() if k not in self._STANDARD)
         line = f"net {record.levelname.lower()} {record.getMessage()} {fields}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def unmute(name: str) -> None:
+    """Send a library's warnings through our handler; it set up its own loggers when it was imported."""
+    below = [other for other in logging.root.manager.loggerDict if other.startswith(f"{name}.")]
+    for known in [name, *below]:
+        logging.getLogger(known).handlers.clear()
+        logging.getLogger(known).setLevel(logging.NOTSET)
+        logging.getLogger(known).propagate = True
+    logging.getLogger(name).setLevel(logging.WARNING)
+    # A peer that is not there is no error; liveness.py says what it does about it.
+    logging.getLogger("libp2p.transport.tcp").setLevel(logging.CRITICAL)
 
 
 def set_up_logging() -> None:

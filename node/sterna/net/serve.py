@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import trio
-from sterna_protocol.errors import LocalProtocolError
-from sterna_protocol.wire.chunks import CHUNK_BYTES, chunk_length
 
 from sterna.net.blobs import BlobReader
 from sterna.net.exchange import CHUNK_SECONDS, REQUEST, RESPONSE, Kind, Status
 from sterna.net.pace import Budget
 from sterna.net.streams import Lost, Misbehaved, Stream, read_exactly, write_all
+from sterna_protocol.errors import LocalProtocolError
+from sterna_protocol.wire.chunks import CHUNK_BYTES, chunk_length
 
 IDLE_SECONDS = 60.0
 """Longest wait for the next request on an open stream."""

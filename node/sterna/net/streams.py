@@ -15,6 +15,15 @@ class Misbehaved(Exception):
     """The peer sent what no correct peer sends."""
 
 
+CLOSE_SECONDS = 2.0
+"""For a farewell; a peer that does not take it is left without."""
+
+
+def farewell() -> trio.CancelScope:
+    """A scope for saying goodbye, which a cancelled task may still do for a moment."""
+    return trio.CancelScope(deadline=trio.current_time() + CLOSE_SECONDS, shield=True)
+
+
 class Stream(Protocol):
     """One stream of one connection; raises nothing but ``Lost``."""
 

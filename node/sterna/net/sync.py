@@ -1,7 +1,7 @@
 """One question, one answer (docs/spec/network.md, protocol /sterna/sync/1).
 
-    request    length u32 | bytes      a stream each; integers big-endian
-    response   length u32 | bytes
+request    length u32 | bytes      a stream each; integers big-endian
+response   length u32 | bytes
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import struct
 from collections.abc import Awaitable, Callable
 
 import trio
-from sterna_protocol.wire.limits import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
 from sterna.net.streams import Lost, Misbehaved, Stream, read_exactly, write_all
+from sterna_protocol.wire.limits import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
 PROTOCOL = "/sterna/sync/1"
 
