@@ -74,7 +74,7 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             # A refused key may be any string of a stranger's; it is shown escaped and short.
-            where = ascii(".".join(str(part) for part in first["loc"]))[:80]
+            where = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:80]
             raise MalformedMessage(f"{cls.__name__} {where}: {first['msg']}") from error
         # [REJECT] The bytes are the one encoding of the value
         if _pack(record) != data:
