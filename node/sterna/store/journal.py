@@ -130,12 +130,11 @@ class Journal:
             "cell_size_check = ON",
             "wal_autocheckpoint = 0",
         ]
-        if read_only:
-            pragmas += ["query_only = ON"]
-        else:
-            pragmas += ["journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"]
+        pragmas += ["query_only = ON"] if read_only else ["synchronous = FULL", "fullfsync = ON"]
         for pragma in pragmas:
-            self._disk.execute(self._connection, f"PRAGMA {pragma}")
+            self._connection.execute(f"PRAGMA {pragma}")
+        if not read_only:
+            self._disk.execute(self._connection, "PRAGMA journal_mode = WAL")
 
     def _migrate(self, read_only: bool) -> None:
         version = self._number("user_version")
