@@ -1,0 +1,565 @@
+"""The node: the one state machine that the core, the simulator and the tests drive.
+
+Sans-IO: bytes and the time come in, effects come out (round/effects.py). The caller carries effects out in
+order and makes every Store* durable before the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sterna_protocol.errors import MalformedMessage, RemoteProtocolError, Untimely
+from sterna_protocol.round.certificate import Verify
+from sterna_protocol.round.chain import Chain
+from sterna_protocol.round.checks import check_envelope
+from sterna_protocol.round.consensus import Step
+from sterna_protocol.round.effects import (
+    Broadcast,
+    Closed,
+    Effect,
+    FetchAdapter,
+    Fork,
+    Misbehaved,
+    Request,
+    StoreCertificate,
+    Train,
+)
+from sterna_protocol.round.evidence import Held, Place, hold, place_of, verify_held
+from sterna_protocol.round.heads import (
+    MAX_ASKED_CERTIFICATES,
+    MAX_ASKED_FRAMES,
+    CertificatesRequest,
+    Frames,
+    FramesRequest,
+    Heads,
+    Inventory,
+    InventoryRequest,
+    decode_request,
+    decode_response,
+    encode_sync,
+    fitting,
+)
+from sterna_protocol.round.open_round import Blob, OpenRound
+from sterna_protocol.round.phases import Phase, vote_seconds
+from sterna_protocol.round.recovery import Recovered, recover
+from sterna_protocol.round.setting import Setting
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.wire import signing
+from sterna_protocol.wire.limits import MAX_RESPONSE_BYTES
+from sterna_protocol.wire.messages import (
+    Announcement,
+    Certificate,
+    Evidence,
+    Figures,
+    Signed,
+    decode_frame,
+)
+
+MAX_EARLY = 512
+"""Messages of the next round kept until this one closes; whatever is dropped is pulled by heads."""
+
+MAX_EARLY_PER_AUTHOR = 4
+"""Announcement, attestation, prevote and precommit: what a member sends in a first attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """This node's newest delta that is in no slate yet."""
+
+    delta: bytes
+    trained_round: int
+    base_adapter: bytes
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorStatus:
+    author: bytes
+    delta: bytes
+    trained_round: int
+    figures: Figures
+    checked: bool | None
+    """None while it is being fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A snapshot for people."""
+
+    round_: int
+    phase: Phase
+    attempt: int
+    step: Step
+    committee: tuple[bytes, ...]
+    is_member: bool
+    head: bytes
+    adapter: bytes
+    adapter_ready: bool
+    training: int | None
+    authors: tuple[AuthorStatus, ...]
+    attesters: tuple[bytes, ...]
+    quorum: int
+    messages: int
+
+
+class Node:
+    """One peer of one swarm.
+
+    Args:
+        trains: whether this node trains and announces deltas.
+        now: seconds of a monotonic clock; every ``now`` is of the same one.
+        genesis_adapter: digest of the adapter before round 1.
+        certificates: the chain on disk, ascending without gaps.
+        own_frames: the frames that StoreOwn effects wrote for the open round and the ``max_staleness``
+            rounds before it, any order.
+        evidence: what StoreEvidence effects wrote for the open round.
+        verify: ``signing.verify``, or an equal function that remembers answers.
+
+    Raises:
+        LocalProtocolError: the stored parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        charter: Charter,
+        key: signing.SigningKey,
+        *,
+        trains: bool,
+        now: float,
+        genesis_adapter: bytes,
+        certificates: Sequence[Certificate] = (),
+        own_frames: Sequence[bytes] = (),
+        evidence: Sequence[Evidence] = (),
+        verify: Verify = signing.verify,
+    ) -> None:
+        self._charter = charter
+        self._swarm = charter.swarm_id
+        self._key = key
+        self._trains = trains
+        self._verify = verify
+        self._chain = Chain(charter, genesis_adapter, certificates, verify)
+        self._ready_adapter = genesis_adapter
+        self._fetching_adapter: bytes | None = None
+        self._training: int | None = None
+        self._peers: frozenset[bytes] = frozenset()
+        self._trainers: set[bytes] = set()
+        self._early: dict[Place, bytes] = {}
+        self._asked: dict[bytes, float] = {}
+        self._catch_up_at: dict[bytes, float] = {}
+        self._turns = 0
+        recovered = recover(key.peer, self._chain.round_, own_frames)
+        self._open = self._open_round(now, recovered)
+        self._pending = self._find_pending(recovered.earlier)
+        for proof in evidence:
+            self._restore_evidence(proof)
+
+    # What can be asked at any time
+
+    @property
+    def round_(self) -> int:
+        """The open round."""
+        return self._chain.round_
+
+    @property
+    def head(self) -> Certificate | None:
+        """The certificate of the last closed round."""
+        return self._chain.head
+
+    @property
+    def head_adapter(self) -> bytes:
+        """Digest of the adapter that the last closed round certified."""
+        return self._chain.head_adapter
+
+    @property
+    def phase(self) -> Phase:
+        return self._open.phase
+
+    @property
+    def committee(self) -> tuple[bytes, ...]:
+        """Who decides the open round, ascending."""
+        return self._open.setting.members
+
+    def status(self) -> Status:
+        """Where this node stands."""
+        checked = {Blob.GOOD: True, Blob.BAD: False}
+        authors = [
+            AuthorStatus(
+                author=held.message.author,
+                delta=held.body.delta,
+                trained_round=held.body.trained_round,
+                figures=held.body.figures,
+                checked=checked.get(self._open.blobs.get(name, Blob.FETCHING)),
+            )
+            for name, held in self._open.pool.announcements.items()
+            if isinstance(held.body, Announcement)
+        ]
+        return Status(
+            round_=self.round_,
+            phase=self.phase,
+            attempt=max(0, self._open.attempt),
+            step=self._open.step,
+            committee=self.committee,
+            is_member=self._key.peer in self.committee,
+            head=self._chain.head_id,
+            adapter=self.head_adapter,
+            adapter_ready=self._ready_adapter == self.head_adapter,
+            training=self._training,
+            authors=tuple(sorted(authors, key=lambda author: author.author)),
+            attesters=tuple(sorted(self._open.pool.attesters())),
+            quorum=self._open.setting.quorum,
+            messages=len(self._open.pool),
+        )
+
+    def next_wake(self) -> float:
+        """When to call ``tick`` at the latest; infinity if only messages can change anything."""
+        times = [self._open.next_wake()]
+        missing = self._open.missing()
+        if missing and self._peers:
+            times.append(min(self._asked.get(name, -self._patience) + self._patience for name in missing))
+        return min(times)
+
+    # What happens
+
+    def start(self, now: float) -> list[Effect]:
+        """Call once, before anything else."""
+        return self._advance(now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed."""
+        return self._advance(now)
+
+    def receive(self, now: float, frame: bytes, sender: bytes | None) -> list[Effect]:
+        """Take a gossip frame. ``sender``: the peer that forwarded it, if known.
+
+        Raises:
+            RemoteProtocolError: no correct peer forwards this.
+            Untimely: of no use. In either case nothing changed.
+        """
+        effects = self._take(now, frame, sender)
+        return effects + self._advance(now)
+
+    def peers_changed(self, now: float, peers: frozenset[bytes]) -> list[Effect]:
+        """The set of connected peers is ``peers`` now."""
+        new = sorted(peers - self._peers)
+        self._peers = peers - {self._key.peer}
+        self._trainers &= peers
+        asked: list[Effect] = [Request(peer, self.heads()) for peer in new if peer != self._key.peer]
+        return asked + self._advance(now)
+
+    def trained(self, now: float, *, round_: int, delta: bytes, figures: Figures) -> list[Effect]:
+        """The training asked for with Train for ``round_`` gave the blob ``delta``, which is stored."""
+        base = self._chain.adapter_before(round_)
+        if self._training == round_:
+            self._training = None
+        if base is not None and (self._pending is None or self._pending.trained_round < round_):
+            self._pending = Delta(delta, round_, base, figures)
+        return self._advance(now)
+
+    def delta_checked(self, now: float, announcement: bytes, error: str | None) -> list[Effect]:
+        """The delta asked for with FetchDelta is stored and good (None), or why not."""
+        self._open.delta_checked(announcement, error)
+        return self._advance(now)
+
+    def merged(self, now: float, slate: bytes, adapter: bytes) -> list[Effect]:
+        """The merge asked for with Merge gave the blob ``adapter``, which is stored."""
+        self._open.merged(slate, adapter)
+        return self._advance(now)
+
+    def adapter_ready(self, now: float, adapter: bytes) -> list[Effect]:
+        """The adapter asked for with FetchAdapter is stored."""
+        if adapter == self.head_adapter:
+            self._ready_adapter = adapter
+        return self._advance(now)
+
+    # Anti-entropy
+
+    def heads(self) -> bytes:
+        """A request that tells a peer where this node stands."""
+        return encode_sync(self._heads())
+
+    def answer(self, peer: bytes, request: bytes) -> bytes:
+        """The response to a peer's request.
+
+        Raises:
+            MalformedMessage: not a request of this swarm.
+        """
+        asked = decode_request(request)
+        # [REJECT] The request is about this swarm
+        if asked.swarm != self._swarm:
+            raise MalformedMessage(f"sync request about swarm {asked.swarm.hex()[:8]}")
+        match asked:
+            case Heads():
+                self._note_trainer(peer, asked.trains)
+                return self.heads()
+            case InventoryRequest():
+                ids = self._open.pool.ids() if asked.round_ == self.round_ else ()
+                return encode_sync(Inventory(round_=asked.round_, ids=ids))
+            case FramesRequest():
+                found = [self._open.pool.frame(name) for name in asked.ids]
+                is_open = asked.round_ == self.round_
+                return encode_sync(fitting([frame for frame in found if frame is not None and is_open]))
+            case CertificatesRequest():
+                frames = self._chain.frames(asked.first, asked.count, MAX_RESPONSE_BYTES - 16)
+                return encode_sync(Frames(frames=frames))
+
+    def synced(self, now: float, peer: bytes, response: bytes) -> list[Effect]:
+        """Take the response of ``peer`` to a Request or to ``heads``.
+
+        Raises:
+            MalformedMessage: not a response; nothing changed.
+        """
+        effects: list[Effect] = []
+        match decode_response(response):
+            case Heads() as theirs:
+                # [REJECT] The response is about this swarm
+                if theirs.swarm != self._swarm:
+                    raise MalformedMessage(f"heads of swarm {theirs.swarm.hex()[:8]}")
+                self._note_trainer(peer, theirs.trains)
+                effects += self._compare(peer, theirs)
+            case Inventory() as inventory:
+                # [IGNORE] The inventory is of the open round
+                if inventory.round_ == self.round_:
+                    lacked = [name for name in inventory.ids if not self._open.pool.has(name)]
+                    effects += self._ask_frames(peer, lacked)
+            case Frames() as frames:
+                effects += self._take_all(now, peer, frames.frames)
+        return effects + self._advance(now)
+
+    def _compare(self, peer: bytes, theirs: Heads) -> list[Effect]:
+        if theirs.round_ > self.round_ or (
+            theirs.round_ == self.round_ and theirs.head != self._chain.head_id
+        ):
+            return [self._ask_certificates(peer)]
+        if theirs.round_ == self.round_ and theirs.messages != self._open.pool.digest():
+            asked = InventoryRequest(swarm=self._swarm, round_=self.round_)
+            return [Request(peer, encode_sync(asked))]
+        return []
+
+    def _take_all(self, now: float, peer: bytes, frames: Sequence[bytes]) -> list[Effect]:
+        effects: list[Effect] = []
+        before = self.round_
+        for frame in frames:
+            try:
+                effects += self._take(now, frame, peer, is_pulled=True)
+            except Untimely:
+                continue
+            except RemoteProtocolError as error:
+                effects.append(Misbehaved(peer, str(error)))
+                break
+        if self.round_ > before:
+            effects.append(Request(peer, self.heads()))
+        return effects
+
+    def _ask_frames(self, peer: bytes, names: Sequence[bytes]) -> list[Effect]:
+        if not names:
+            return []
+        asked = FramesRequest(swarm=self._swarm, round_=self.round_, ids=tuple(names[:MAX_ASKED_FRAMES]))
+        return [Request(peer, encode_sync(asked))]
+
+    def _ask_certificates(self, peer: bytes) -> Effect:
+        # The head's round is asked for too: if the peer closed it otherwise, that shows the fork.
+        first = max(1, self.round_ - 1)
+        asked = CertificatesRequest(swarm=self._swarm, first=first, count=MAX_ASKED_CERTIFICATES)
+        return Request(peer, encode_sync(asked))
+
+    def _heads(self) -> Heads:
+        return Heads(
+            swarm=self._swarm,
+            round_=self.round_,
+            head=self._chain.head_id,
+            messages=self._open.pool.digest(),
+            trains=self._trains,
+        )
+
+    def _note_trainer(self, peer: bytes, trains: bool) -> None:
+        if trains and peer in self._peers:
+            self._trainers.add(peer)
+        else:
+            self._trainers.discard(peer)
+
+    # Frames
+
+    def _take(
+        self, now: float, frame: bytes, sender: bytes | None, *, is_pulled: bool = False
+    ) -> list[Effect]:
+        item = decode_frame(frame)
+        if isinstance(item, Certificate):
+            return self._take_certificate(now, item, sender)
+        if isinstance(item, Evidence):
+            self._open.admit_evidence(item)
+            self._open.add_evidence(item)
+            return []
+        if item.round_ > self.round_:
+            return self._take_early(now, item, frame, sender)
+        held = self._open.admit(item, frame)
+        self._open.add(held)
+        return []
+
+    def _take_certificate(self, now: float, certificate: Certificate, sender: bytes | None) -> list[Effect]:
+        # [REJECT] The certificate is of this swarm
+        if certificate.swarm != self._swarm:
+            raise MalformedMessage(f"certificate of swarm {certificate.swarm.hex()[:8]}")
+        if certificate.round_ > self.round_:
+            return self._catch_up(now, sender)
+        if certificate.round_ < self.round_:
+            ours = self._chain.find_fork(certificate)
+            if ours is None:
+                raise Untimely(f"certificate of round {certificate.round_}, which is closed")
+            return [Fork(ours, certificate)]
+        self._chain.check_next(certificate)
+        return self._close(now, certificate)
+
+    def _take_early(self, now: float, message: Signed, frame: bytes, sender: bytes | None) -> list[Effect]:
+        check_envelope(self._swarm, message)
+        if message.round_ > self.round_ + 1:
+            return self._catch_up(now, sender)
+        place = place_of(message)
+        by_author = sum(known.author == message.author for known in self._early)
+        # [IGNORE] The message is new and there is room for it
+        if place in self._early or by_author >= MAX_EARLY_PER_AUTHOR or len(self._early) >= MAX_EARLY:
+            return self._catch_up(now, sender)
+        held = hold(message, frame)
+        # [REJECT] The author signed it
+        verify_held(held, self._verify)
+        self._early[place] = frame
+        try:
+            return self._catch_up(now, sender)
+        except Untimely:
+            return []
+
+    def _catch_up(self, now: float, sender: bytes | None) -> list[Effect]:
+        """Ask a peer that is ahead for certificates, not more often than once in a vote's time."""
+        # [IGNORE] The sender can be asked, and was not just asked
+        if sender is None or sender not in self._peers:
+            raise Untimely("ahead of this node, from a peer that cannot be asked")
+        if now < self._catch_up_at.get(sender, now):
+            raise Untimely("ahead of this node, which already asks")
+        self._catch_up_at = {peer: at for peer, at in self._catch_up_at.items() if peer in self._peers}
+        self._catch_up_at[sender] = now + self._patience
+        return [self._ask_certificates(sender)]
+
+    # Going on
+
+    @property
+    def _patience(self) -> float:
+        return vote_seconds(self._charter, 0)
+
+    def _advance(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while True:
+            self._open.adapter_ready = self._ready_adapter == self.head_adapter
+            participants = frozenset(self._trainers & self._peers)
+            effects += self._open.advance(now, participants)
+            if self._open.certificate is not None:
+                certificate = self._open.certificate
+                effects += self._close(now, certificate)
+                effects.append(Broadcast(certificate.frame()))
+            elif not self._contribute(effects):
+                break
+        return effects + self._ask_missing(now) + self._ask_adapter()
+
+    def _contribute(self, effects: list[Effect]) -> bool:
+        """Announce or train; True if something was announced."""
+        if not self._trains or self._open.own_announcement is not None:
+            return False
+        oldest = self._open.setting.oldest_training
+        if self._pending is not None and self._pending.trained_round < oldest:
+            self._pending = None
+        if self._pending is not None:
+            self._open.announce(
+                Announcement(
+                    delta=self._pending.delta,
+                    trained_round=self._pending.trained_round,
+                    base_adapter=self._pending.base_adapter,
+                    figures=self._pending.figures,
+                )
+            )
+            return True
+        is_idle = self._training is None or self._training < oldest
+        if is_idle and self._ready_adapter == self.head_adapter:
+            self._training = self.round_
+            effects.append(Train(self.round_, self.head_adapter))
+        return False
+
+    def _ask_missing(self, now: float) -> list[Effect]:
+        if not self._peers:
+            return []
+        missing = self._open.missing()
+        due = [
+            name for name in missing if now >= self._asked.get(name, now - self._patience) + self._patience
+        ]
+        if not due:
+            return []
+        self._asked = {name: at for name, at in self._asked.items() if name in missing}
+        self._asked |= dict.fromkeys(due, now)
+        peers = sorted(self._peers & self._open.pool.attesters()) or sorted(self._peers)
+        self._turns += 1
+        return self._ask_frames(peers[self._turns % len(peers)], due)
+
+    def _ask_adapter(self) -> list[Effect]:
+        adapter, head = self.head_adapter, self.head
+        if head is None or adapter in (self._ready_adapter, self._fetching_adapter):
+            return []
+        self._fetching_adapter = adapter
+        holders = {entry.member for entry in head.signatures} | set(head.decision.attesters)
+        return [FetchAdapter(adapter, tuple(sorted(holders - {self._key.peer})))]
+
+    def _close(self, now: float, certificate: Certificate) -> list[Effect]:
+        """Take a checked certificate of the open round, and open the next."""
+        decision = certificate.decision
+        included = any(
+            entry.author == self._key.peer
+            and self._pending is not None
+            and entry.delta == self._pending.delta
+            for entry in decision.entries
+        )
+        if included:
+            self._pending = None
+        if self._open.has_merged(decision.adapter) or decision.adapter == self._ready_adapter:
+            self._ready_adapter = decision.adapter
+        self._chain.append(certificate)
+        self._open = self._open_round(now, None)
+        self._asked = {}
+        early, self._early = self._early, {}
+        for frame in early.values():
+            try:
+                self._take(now, frame, None)
+            except (Untimely, RemoteProtocolError):
+                continue
+        return [StoreCertificate(certificate), Closed(certificate, included)]
+
+    def _open_round(self, now: float, recovered: Recovered | None) -> OpenRound:
+        return OpenRound(
+            Setting.after(self._charter, self._swarm, self._chain),
+            self._key,
+            trains=self._trains,
+            now=now,
+            adapter_before=self._chain.adapter_before,
+            verify=self._verify,
+            recovered=recovered,
+        )
+
+    def _find_pending(self, earlier: Sequence[Held]) -> Delta | None:
+        """The newest own delta that no slate took."""
+        own = self._open.own_announcement
+        candidates = [*earlier, *([own] if own is not None else [])]
+        announced = [held.body for held in candidates if isinstance(held.body, Announcement)]
+        newest = max(announced, key=lambda body: body.trained_round, default=None)
+        if newest is None:
+            return None
+        for round_ in range(newest.trained_round, self.round_):
+            certificate = self._chain.at(round_)
+            if certificate is not None and any(
+                entry.delta == newest.delta and entry.author == self._key.peer
+                for entry in certificate.decision.entries
+            ):
+                return None
+        return Delta(newest.delta, newest.trained_round, newest.base_adapter, newest.figures)
+
+    def _restore_evidence(self, proof: Evidence) -> None:
+        try:
+            self._open.admit_evidence(proof)
+        except Untimely:
+            return
+        self._open.add_evidence(proof, is_stored=True)

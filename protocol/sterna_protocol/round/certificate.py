@@ -1,0 +1,131 @@
+"""Certificates: what makes a decision well formed, and what makes it final."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sterna_protocol.errors import MalformedMessage
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.swarm.committee import committee, quorum
+from sterna_protocol.wire import signing
+from sterna_protocol.wire.messages import (
+    Certificate,
+    CommitSignature,
+    Decision,
+    Kind,
+    Precommit,
+)
+
+Verify = Callable[[bytes, bytes, bytes], None]
+"""``signing.verify`` or a function equal to it: (peer, signature, preimage), raises BadSignature."""
+
+
+def previous_id(charter: Charter, certificate: Certificate | None) -> bytes:
+    """What the decision after ``certificate`` names as ``previous``; the swarm id for round 1."""
+    return charter.swarm_id if certificate is None else certificate.id
+
+
+def check_decision(
+    charter: Charter,
+    decision: Decision,
+    *,
+    round_: int,
+    previous: bytes,
+    previous_adapter: bytes | None,
+    members: tuple[bytes, ...],
+) -> None:
+    """Return if ``decision`` is well formed for this place in the chain, whatever slate it names.
+
+    ``previous_adapter`` is None where the caller cannot know it (a light peer before round 1).
+
+    Raises:
+        MalformedMessage: it is not.
+    """
+    # [REJECT] The decision is for this round
+    if decision.round_ != round_:
+        raise MalformedMessage(f"decision of round {decision.round_}, expected {round_}")
+    # [REJECT] The decision continues this chain
+    if decision.previous != previous:
+        raise MalformedMessage(
+            f"decision on top of {decision.previous.hex()[:8]}, expected {previous.hex()[:8]}"
+        )
+    # [REJECT] The slate is void or has as many deltas as the charter allows
+    low, high = charter.limits.min_deltas, charter.limits.max_deltas
+    if decision.entries and not low <= len(decision.entries) <= high:
+        raise MalformedMessage(f"slate of {len(decision.entries)} deltas, the charter says {low} to {high}")
+    # [REJECT] No delta is from the future or too old
+    oldest = max(1, round_ - charter.limits.max_staleness)
+    for entry in decision.entries:
+        if not oldest <= entry.trained_round <= round_:
+            raise MalformedMessage(f"delta of round {entry.trained_round} in a slate of round {round_}")
+    # [REJECT] Every attester is a member, and they are a quorum
+    if not set(decision.attesters) <= set(members):
+        raise MalformedMessage("an attester is not in the committee")
+    needed = quorum(charter, len(members))
+    if len(decision.attesters) < needed:
+        raise MalformedMessage(f"{len(decision.attesters)} attesters, a quorum is {needed}")
+    # [REJECT] A void round leaves the adapter as it was
+    if decision.is_void and previous_adapter is not None and decision.adapter != previous_adapter:
+        raise MalformedMessage("a void decision changes the adapter")
+
+
+def verify_certificate(
+    charter: Charter,
+    previous: Certificate | None,
+    certificate: Certificate,
+    *,
+    genesis_adapter: bytes | None = None,
+    verify: Verify = signing.verify,
+) -> None:
+    """Return if ``certificate`` closes the round after ``previous`` (None: it closes round 1).
+
+    ``genesis_adapter``: digest of the adapter before round 1, checked if that round is void.
+
+    Raises:
+        MalformedMessage: it does not follow ``previous``, or its signers are no quorum of the committee.
+        BadSignature: a signature does not verify.
+    """
+    # [REJECT] The certificate is of this swarm
+    if certificate.swarm != charter.swarm_id:
+        raise MalformedMessage(f"certificate of swarm {certificate.swarm.hex()[:8]}")
+    members = committee(charter, previous)
+    check_decision(
+        charter,
+        certificate.decision,
+        round_=1 if previous is None else previous.round_ + 1,
+        previous=previous_id(charter, previous),
+        previous_adapter=genesis_adapter if previous is None else previous.decision.adapter,
+        members=members,
+    )
+    # [REJECT] Every signer is a member, and they are a quorum
+    if not {entry.member for entry in certificate.signatures} <= set(members):
+        raise MalformedMessage("a signer of the certificate is not in the committee")
+    needed = quorum(charter, len(members))
+    if len(certificate.signatures) < needed:
+        raise MalformedMessage(f"{len(certificate.signatures)} signatures, a quorum is {needed}")
+    # [REJECT] Every signature is that member's precommit for the decision in this attempt
+    body = Precommit(choice=certificate.id).encode()
+    for entry in certificate.signatures:
+        signed = signing.preimage(
+            swarm=certificate.swarm,
+            round_=certificate.round_,
+            attempt=certificate.attempt,
+            kind=Kind.PRECOMMIT,
+            author=entry.member,
+            body=body,
+        )
+        verify(entry.member, entry.signature, signed)
+
+
+def make_certificate(
+    charter: Charter, decision: Decision, *, attempt: int, signatures: Mapping[bytes, bytes]
+) -> Certificate:
+    """The certificate of ``decision`` from the signatures of its precommits, by member."""
+    return Certificate(
+        swarm=charter.swarm_id,
+        attempt=attempt,
+        decision=decision,
+        signatures=tuple(
+            CommitSignature(member=member, signature=signatures[member]) for member in sorted(signatures)
+        ),
+    )

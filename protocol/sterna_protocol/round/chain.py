@@ -1,0 +1,139 @@
+"""The chain: the certificates of closed rounds, which never change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sterna_protocol.errors import LocalProtocolError, MalformedMessage, Untimely
+from sterna_protocol.round.certificate import Verify, previous_id, verify_certificate
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.swarm.committee import committee
+from sterna_protocol.wire import signing
+from sterna_protocol.wire.messages import Certificate, decode_frame
+
+
+class Chain:
+    """Certificates from the first one held to the head. They are kept as frames, about 2 KiB a round.
+
+    ``certificates`` are trusted (they come from the own disk), ascend without gaps, and begin at round 1 or
+    at an anchor that the user trusts.
+    """
+
+    def __init__(
+        self,
+        charter: Charter,
+        genesis_adapter: bytes,
+        certificates: Sequence[Certificate] = (),
+        verify: Verify = signing.verify,
+    ) -> None:
+        self.head: Certificate | None = None
+        self._charter = charter
+        self._genesis_adapter = genesis_adapter
+        self._verify = verify
+        self._first = certificates[0].round_ if certificates else 1
+        self._frames: list[bytes] = []
+        self._ids: list[bytes] = []
+        self._adapters: list[bytes] = []
+        self._reported: set[bytes] = set()
+        for certificate in certificates:
+            self.append(certificate)
+
+    @property
+    def round_(self) -> int:
+        """The open round."""
+        return self._first + len(self._ids)
+
+    @property
+    def head_id(self) -> bytes:
+        return previous_id(self._charter, self.head)
+
+    @property
+    def head_adapter(self) -> bytes:
+        return self._genesis_adapter if self.head is None else self.head.decision.adapter
+
+    @property
+    def committee(self) -> tuple[bytes, ...]:
+        return committee(self._charter, self.head)
+
+    def adapter_before(self, round_: int) -> bytes | None:
+        """Digest of the adapter that ``round_`` started from; None if this chain does not reach there."""
+        if round_ == 1:
+            return self._genesis_adapter
+        index = round_ - 1 - self._first
+        return self._adapters[index] if 0 <= index < len(self._adapters) else None
+
+    def at(self, round_: int) -> Certificate | None:
+        index = round_ - self._first
+        if not 0 <= index < len(self._frames):
+            return None
+        certificate = decode_frame(self._frames[index])
+        return certificate if isinstance(certificate, Certificate) else None
+
+    def frames(self, first: int, count: int, max_bytes: int) -> tuple[bytes, ...]:
+        """Frames of the rounds from ``first``, as many as there are and fit."""
+        found: list[bytes] = []
+        start = max(0, first - self._first)
+        if first < self._first:
+            return ()
+        for frame in self._frames[start : start + count]:
+            max_bytes -= len(frame) + 8
+            if max_bytes < 0:
+                break
+            found.append(frame)
+        return tuple(found)
+
+    def check_next(self, certificate: Certificate) -> None:
+        """Return if ``certificate`` closes the open round.
+
+        Raises:
+            Untimely: it is for another round.
+            MalformedMessage, BadSignature: it is not valid.
+        """
+        # [IGNORE] The certificate is for the open round
+        if certificate.round_ != self.round_:
+            raise Untimely(f"certificate of round {certificate.round_}, round {self.round_} is open")
+        verify_certificate(
+            self._charter,
+            self.head,
+            certificate,
+            genesis_adapter=self._genesis_adapter if self.round_ == 1 else None,
+            verify=self._verify,
+        )
+
+    def find_fork(self, certificate: Certificate) -> Certificate | None:
+        """Our certificate of a closed round if ``certificate`` is a valid other one, told once per decision.
+
+        Raises:
+            MalformedMessage, BadSignature: it is not valid.
+        """
+        index = certificate.round_ - self._first
+        if not 0 <= index < len(self._ids) or self._ids[index] == certificate.id:
+            return None
+        if index == 0 and self._first > 1:
+            return None
+        if certificate.id in self._reported or len(self._reported) >= MAX_REPORTED_FORKS:
+            return None
+        verify_certificate(
+            self._charter,
+            self.at(certificate.round_ - 1),
+            certificate,
+            genesis_adapter=self._genesis_adapter if certificate.round_ == 1 else None,
+            verify=self._verify,
+        )
+        self._reported.add(certificate.id)
+        return self.at(certificate.round_)
+
+    def append(self, certificate: Certificate) -> None:
+        """Close the open round with a certificate that ``check_next`` passed."""
+        if self._ids and (certificate.round_ != self.round_ or certificate.decision.previous != self.head_id):
+            raise LocalProtocolError(f"certificate of round {certificate.round_} does not continue the chain")
+        if certificate.swarm != self._charter.swarm_id:
+            raise MalformedMessage(f"certificate of swarm {certificate.swarm.hex()[:8]}")
+        self._frames.append(certificate.frame())
+        self._ids.append(certificate.id)
+        self._adapters.append(certificate.decision.adapter)
+        self.head = certificate
+
+
+MAX_REPORTED_FORKS = 64
+"""A quorum that lies can make any number of certificates; the user needs to hear of it, not of each."""

@@ -1,0 +1,164 @@
+"""The pool: the messages of the open round, one per place, and what they add up to."""
+
+from __future__ import annotations
+
+from sterna_protocol.round.evidence import Held, Place, make_evidence
+from sterna_protocol.wire.ids import sha256
+from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS, MAX_COMMITTEE
+from sterna_protocol.wire.messages import Announcement, Attestation, Evidence, Kind
+
+MAX_STRANGERS = MAX_ANNOUNCEMENTS - MAX_COMMITTEE
+"""Announcing authors outside the committee: those who fill the pool leave room for the members."""
+
+KEPT_ATTEMPTS = 40
+"""Attempts, up to an author's newest, whose votes are kept: 32 members with 40 attempts fill 2,600 of the
+4,096 places. With a vote time of 2 s, attempt 40 is reached after more than an hour of disagreement."""
+
+ATTEMPT_KINDS = (Kind.PROPOSAL, Kind.PREVOTE, Kind.PRECOMMIT)
+
+
+class Pool:
+    """Holds messages that were checked and verified; the first of a place counts, a second makes evidence.
+
+    Memory: per member one announcement, one attestation and 40 attempts; 224 announcements of strangers;
+    a proof of 340 bytes for a place that is two-faced; the announcements that a quorum attested.
+    """
+
+    def __init__(self, members: tuple[bytes, ...]) -> None:
+        self.announcements: dict[bytes, Held] = {}
+        self._members = frozenset(members)
+        self._places: dict[Place, Held] = {}
+        self._conflicts: dict[Place, Evidence] = {}
+        self._frames: dict[bytes, bytes] = {}
+        self._set: set[bytes] = set()
+        self._supporters: dict[bytes, set[bytes]] = {}
+        self._attesters: set[bytes] = set()
+        self._two_faced: set[bytes] = set()
+        self._newest: dict[bytes, int] = {}
+        self._strangers: set[bytes] = set()
+        self._digest: bytes | None = None
+
+    # Places
+
+    def at(self, place: Place) -> Held | None:
+        """The message that counts for a place."""
+        return self._places.get(place)
+
+    def is_conflicted(self, place: Place) -> bool:
+        """Whether the place is proven two-faced."""
+        return place in self._conflicts
+
+    def has_room(self, place: Place, pinned: set[int]) -> bool:
+        """Whether something for this place would be kept. ``pinned``: attempts kept however old."""
+        if place.kind == Kind.ANNOUNCEMENT and place.author not in self._members:
+            return place.author in self._strangers or len(self._strangers) < MAX_STRANGERS
+        if place.kind in ATTEMPT_KINDS:
+            oldest = self._newest.get(place.author, 0) - KEPT_ATTEMPTS
+            return place.attempt > oldest or place.attempt in pinned
+        return True
+
+    def add(self, held: Held, pinned: set[int]) -> tuple[Evidence | None, list[Place]]:
+        """Keep ``held``; returns the evidence if its place was taken, and the places dropped to make room."""
+        place = held.place
+        if isinstance(held.body, Announcement):
+            self.announcements.setdefault(held.id, held)
+            self._frames[held.id] = held.frame
+        first = self._places.get(place)
+        if first is not None:
+            if place in self._conflicts:
+                return None, []
+            evidence = make_evidence(first, held)
+            return evidence, self.add_conflict(place, evidence, pinned)
+        self._places[place] = held
+        self._frames[held.id] = held.frame
+        if place not in self._conflicts:
+            self._set.add(held.id)
+        if isinstance(held.body, Attestation):
+            self._attesters.add(place.author)
+            for announcement in held.body.accepted:
+                self._supporters.setdefault(announcement, set()).add(place.author)
+        return None, self._make_room(place, pinned)
+
+    def add_conflict(self, place: Place, evidence: Evidence, pinned: set[int]) -> list[Place]:
+        """Mark a place as two-faced; returns the places dropped to make room."""
+        held = self._places.get(place)
+        if held is not None:
+            self._set.discard(held.id)
+        self._conflicts[place] = evidence
+        self._set.add(place.conflict_id)
+        self._frames[place.conflict_id] = evidence.frame()
+        if place.kind == Kind.ATTESTATION:
+            self._two_faced.add(place.author)
+        return self._make_room(place, pinned)
+
+    def _make_room(self, place: Place, pinned: set[int]) -> list[Place]:
+        self._digest = None
+        if place.author not in self._members:
+            self._strangers.add(place.author)
+        if place.kind not in ATTEMPT_KINDS or place.attempt <= self._newest.get(place.author, 0):
+            return []
+        self._newest[place.author] = place.attempt
+        oldest = place.attempt - KEPT_ATTEMPTS
+        dropped = [
+            old
+            for old in {**self._places, **self._conflicts}
+            if old.author == place.author
+            and old.kind in ATTEMPT_KINDS
+            and old.attempt <= oldest
+            and old.attempt not in pinned
+        ]
+        for old in dropped:
+            held = self._places.pop(old, None)
+            self._conflicts.pop(old, None)
+            for name in (old.conflict_id, *((held.id,) if held is not None else ())):
+                self._frames.pop(name, None)
+                self._set.discard(name)
+        return dropped
+
+    # The set, for anti-entropy
+
+    def __len__(self) -> int:
+        return len(self._set)
+
+    def ids(self) -> tuple[bytes, ...]:
+        """Ids of the messages and conflicts held, ascending."""
+        return tuple(sorted(self._set))
+
+    def digest(self) -> bytes:
+        """Equal in two nodes exactly if their ``ids`` are."""
+        if self._digest is None:
+            self._digest = sha256(b"sterna/set/1", *self.ids())
+        return self._digest
+
+    def has(self, name: bytes) -> bool:
+        return name in self._frames
+
+    def frame(self, name: bytes) -> bytes | None:
+        """The frame behind an id: of a message, of a conflict's evidence, of a second announcement."""
+        return self._frames.get(name)
+
+    # What the attestations say
+
+    def attesters(self) -> frozenset[bytes]:
+        """Members who attested, whatever it was."""
+        return frozenset(self._attesters | self._two_faced)
+
+    def honest_looking_attesters(self) -> frozenset[bytes]:
+        """Members who attested one thing only, as far as seen."""
+        return frozenset(self._attesters - self._two_faced)
+
+    def supporters(self, announcement: bytes) -> frozenset[bytes]:
+        """Members who attested it. A two-faced attester counts: others may have been shown that it did."""
+        return frozenset(self._supporters.get(announcement, set()) | self._two_faced)
+
+    def attested(self, quorum: int) -> list[bytes]:
+        """Announcements with a quorum of attestations, held or not; the best supported first, then by id."""
+        counts = {name: len(found | self._two_faced) for name, found in self._supporters.items()}
+        return sorted(
+            (name for name, count in counts.items() if count >= quorum),
+            key=lambda name: (-counts[name], name),
+        )
+
+    def surely_attested(self, quorum: int) -> int:
+        """How many announcements have a quorum even if no two-faced attester counts."""
+        return sum(len(found - self._two_faced) >= quorum for found in self._supporters.values())

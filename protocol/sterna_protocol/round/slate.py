@@ -1,0 +1,71 @@
+"""The slate: which deltas a proposer puts together, and what a member makes of another's."""
+
+from __future__ import annotations
+
+from sterna_protocol.round.consensus import Verdict
+from sterna_protocol.round.pool import Pool
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.wire.ids import sha256
+from sterna_protocol.wire.messages import Announcement, Decision, SlateEntry
+
+
+def slate_id(round_: int, previous_adapter: bytes, entries: tuple[SlateEntry, ...]) -> bytes:
+    """Names a merge by everything that goes into it."""
+    return sha256(
+        b"sterna/slate/1",
+        round_.to_bytes(4, "big"),
+        previous_adapter,
+        *(entry.encode() for entry in entries),
+    )
+
+
+def choose_entries(charter: Charter, pool: Pool, quorum: int) -> tuple[SlateEntry, ...] | None:
+    """The entries of the largest slate that can be justified now; empty: void; None: too little is known."""
+    attested = pool.attested(quorum)
+    if len(attested) < charter.limits.min_deltas:
+        return ()
+    entries: dict[bytes, SlateEntry] = {}
+    for name in attested:
+        held = pool.announcements.get(name)
+        if held is None or held.message.author in entries:
+            continue
+        entries[held.message.author] = entry_of(held.message.author, name, held.body)
+        if len(entries) == charter.limits.max_deltas:
+            break
+    if len(entries) < charter.limits.min_deltas:
+        return None
+    return tuple(entries[author] for author in sorted(entries))
+
+
+def entry_of(author: bytes, name: bytes, body: object) -> SlateEntry:
+    """The slate entry of an announcement."""
+    if not isinstance(body, Announcement):
+        raise TypeError(f"{type(body).__name__} is not an announcement")
+    return SlateEntry(author=author, announcement=name, delta=body.delta, trained_round=body.trained_round)
+
+
+def is_seen(charter: Charter, pool: Pool, quorum: int, decision: Decision) -> Verdict:
+    """Whether the attestations held justify ``decision``; what is missing may still come."""
+    if decision.is_void:
+        # [REJECT] Void only while fewer than min_deltas deltas surely have a quorum
+        if pool.surely_attested(quorum) >= charter.limits.min_deltas:
+            return Verdict.NO
+    # Every entry has a quorum of attestations
+    elif any(len(pool.supporters(entry.announcement)) < quorum for entry in decision.entries):
+        return Verdict.WAIT
+    # Every attester named did attest
+    if not set(decision.attesters) <= pool.attesters():
+        return Verdict.WAIT
+    return Verdict.YES
+
+
+def match_entries(pool: Pool, decision: Decision) -> Verdict:
+    """Whether the entries are what their announcements say; WAIT while one is unknown."""
+    for entry in decision.entries:
+        held = pool.announcements.get(entry.announcement)
+        if held is None:
+            return Verdict.WAIT
+        # [REJECT] An entry repeats its announcement
+        if entry != entry_of(held.message.author, entry.announcement, held.body):
+            return Verdict.NO
+    return Verdict.YES
