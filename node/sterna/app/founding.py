@@ -106,7 +106,7 @@ def list_bases() -> list[dict[str, Any]]:
         bases.append(
             {
                 "name": name,
-                "parameters": base.architecture.parameters(),
+                "parameters": _parameters(base),
                 "bytes": path.stat().st_size,
                 "digest": base.digest.hex(),
                 "provenance": base.provenance,
@@ -121,3 +121,10 @@ def _linears_of_one_layer(base: Base) -> Linears:
         for name, out, in_ in base.architecture.linears()
         if name.startswith("layers.0.")
     )
+
+
+def _parameters(base: Base) -> int:
+    architecture = base.architecture
+    embeddings = architecture.vocab_size * architecture.hidden_size
+    ternary = sum(out * in_ for _, out, in_ in architecture.linears())
+    return ternary + embeddings * (1 if architecture.tied_embeddings else 2)

@@ -32,6 +32,7 @@ from sterna_protocol.node import Node
 from sterna_protocol.swarm.charter import SignedCharter
 from sterna_protocol.swarm.ticket import decode_ticket
 from sterna_protocol.wire.chunks import blob_digest
+from sterna_protocol.wire.limits import MAX_STALENESS
 from sterna_protocol.wire.messages import Certificate, Evidence, decode_frame
 from sterna_protocol.wire.signing import SigningKey
 
@@ -162,12 +163,13 @@ def _recall(store: Store, membership: Membership) -> _Memory:
     frames = [decode_frame(frame) for frame in store.certificates(membership.swarm)]
     certificates = tuple(frame for frame in frames if isinstance(frame, Certificate))
     open_round = certificates[-1].round_ + 1 if certificates else 1
+    oldest = max(1, open_round - MAX_STALENESS)
     proofs = [decode_frame(frame) for frame in store.evidence(membership.swarm)]
     met = [address for peer in store.peers(membership.swarm) for address in peer.addresses]
     return _Memory(
         seed=store.key(),
         certificates=certificates,
-        own_frames=tuple(store.own_frames(membership.swarm, open_round)),
+        own_frames=tuple(store.own_frames(membership.swarm, oldest, open_round)),
         evidence=tuple(proof for proof in proofs if isinstance(proof, Evidence)),
         addresses=tuple(dict.fromkeys((*membership.addresses, *met))),
         rounds=tuple(json.loads(entry) for _, entry in store.round_log(membership.swarm)),

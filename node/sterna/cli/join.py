@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sterna.app.node import Display, NodeOptions, join_swarm, resume_swarm
+from sterna.app.node import NodeOptions, join_swarm, resume_swarm
+from sterna.app.running import Display
 from sterna.cli.output import HomeOption, JsonFlag, console, emit
 
 DataOption = Annotated[

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ HEADS_INTERVAL_SECONDS = 2.0
 REQUEST_TIMEOUT_SECONDS = 10.0
 FETCH_TIMEOUT_SECONDS = 120.0
 RETRY_SECONDS = 2.0
+
+MIN_TICK_SECONDS = 0.01
+"""Between two ticks, whatever the state machine asks for: its deadlines are in seconds."""
 
 MISBEHAVIOUR_POINTS = 20
 """Score a peer loses for bytes that no correct peer sends; net bans at 100."""
@@ -174,9 +178,9 @@ class Driver:
     async def _keep_time(self) -> None:
         while True:
             self._woken.clear()
-            delay = max(0.0, self.node.next_wake() - self._clock())
+            delay = max(MIN_TICK_SECONDS, self.node.next_wake() - self._clock())
             try:
-                async with asyncio.timeout(delay):
+                async with asyncio.timeout(None if math.isinf(delay) else delay):
                     await self._woken.wait()
             except TimeoutError:
                 self._take(self.node.tick(self._clock()))

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class DemoPlan:
     data: Sequence[Path]
     base: str
     rounds: int
-    steps: int
+    steps: int | None
     seed: int
     chaos: bool
     measure: bool
@@ -67,7 +68,7 @@ class Demo:
             await asyncio.gather(*(peer.stop() for peer in self.peers))
         report = self._report(pulled, chaos)
         if self.plan.measure:
-            self._add_gains(report, await self._gains(Path(pulled["path"])))
+            self._add_gains(report, await self._gains())
         report["seconds"] = {
             "swarm": round(swarm_seconds, 1),
             "total": round(time.monotonic() - started, 1),
@@ -80,7 +81,8 @@ class Demo:
         common = ("--listen", LOOPBACK, "--until-round", str(plan.rounds), "--seed", str(plan.seed))
         await founder.start(
             *("swarm", "create", "--name", "demo", "--base", plan.base, "--data", str(founder.data)),
-            *("--steps", str(plan.steps), "--min-deltas", str(len(self.peers) - 1), *common),
+            *("--min-deltas", str(len(self.peers) - 1), *common),
+            *(() if plan.steps is None else ("--steps", str(plan.steps))),
         )
         status = await self._wait(founder, lambda status: bool(status.get("ticket")), START_SECONDS)
         ticket = str(status["ticket"])
@@ -95,7 +97,7 @@ class Demo:
         for round_ in range(1, self.plan.rounds + 1):
             self.note = f"round {round_}: every peer trains on its own text, then all agree on one merge"
             for peer in self.peers:
-                await self._wait(peer, lambda status, r=round_: _certified(status) >= r, ROUND_SECONDS)
+                await self._wait(peer, partial(_has_certified, round_), ROUND_SECONDS)
         return chaos
 
     async def _kill_and_restart(self, victim: DemoPeer) -> dict[str, Any]:
@@ -148,7 +150,7 @@ class Demo:
             "path": str(target),
         }
 
-    async def _gains(self, _adapter: Path) -> Gains:
+    async def _gains(self) -> Gains:
         founder = self.peers[0]
         with open_home_for_reading(founder.home) as store:
             [swarm] = store.swarms()
@@ -213,5 +215,5 @@ class Demo:
         }
 
 
-def _certified(status: dict[str, Any]) -> int:
-    return int(status.get("certified_rounds", 0))
+def _has_certified(round_: int, status: dict[str, Any]) -> bool:
+    return int(status.get("certified_rounds", 0)) >= round_ and bool(status["adapter_held"])
