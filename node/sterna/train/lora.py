@@ -158,5 +158,5 @@ class _Correction(torch.autograd.Function):
             if ctx.needs_input_grad[1]
             else None
         )
-        db = (rows.T @ inner).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
+        db = (inner.T @ rows).T.mul(ctx.scale) if ctx.needs_input_grad[2] else None
         return g, dx, db, None, None, None

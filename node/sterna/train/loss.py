@@ -17,8 +17,8 @@ from sterna.train.batches import IGNORED
 MAX_LOGITS_BYTES = 64 * 1024 * 1024
 """Logits alive at once: 128 tokens of a 128k vocabulary in float32."""
 
-MAX_CHUNK_TOKENS = 256
-"""With a small vocabulary a chunk this long keeps the logits in the cache: 4 MiB at 4k."""
+MAX_CHUNK_TOKENS = 128
+"""With a small vocabulary a chunk this long keeps the logits in the cache: 2 MiB at 4k."""
 
 KEPT_HEAD_BYTES = 64 * 1024 * 1024
 """A head that is smaller than this in float32 is dequantised once and kept; nano's takes 4 MiB."""
@@ -53,6 +53,11 @@ class Head:
             out.addmm_(g[:, start : start + rows.shape[0]], rows)
         return out
 
+    def rows(self, tokens: Tensor) -> Tensor:
+        """The rows [T, d] of these tokens [T]."""
+        index = tokens.numpy()
+        return torch.from_numpy(self._codes[index] * self._scale[index, None])
+
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
         if 4 * self._codes.size <= KEPT_HEAD_BYTES:
             if self._kept is None:
@@ -84,19 +89,20 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, targets, head):  # type: ignore[no-untyped-def]
         counted = (targets != IGNORED).nonzero().squeeze(1)
-        wants_gradient = ctx.needs_input_grad[0]
-        dh = torch.zeros_like(h) if wants_gradient else None
+        dh = torch.zeros_like(h) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float64)
         for chunk in counted.split(head.chunk_tokens()):
             logits = head.logits(h[chunk])
             wanted = targets[chunk, None]
-            normaliser = torch.logsumexp(logits, 1, keepdim=True)
-            total += (normaliser - logits.gather(1, wanted)).sum(dtype=torch.float64)
+            largest = logits.amax(1, keepdim=True)
+            above = largest - logits.gather(1, wanted)
+            exponentials = logits.sub_(largest).exp_()
+            sums = exponentials.sum(1, keepdim=True)
+            total += (sums.log() + above).sum(dtype=torch.float64)
             if dh is not None:
-                # softmax - one-hot, in the place of the logits.
-                probabilities = logits.sub_(normaliser).exp_()
-                probabilities.scatter_add_(1, wanted, torch.full_like(normaliser, -1))
-                dh[chunk] = head.pulled_back(probabilities)
+                # The gradient of the logits is softmax - one-hot. Dividing by the sums after the product and
+                # subtracting the wanted rows of the head saves two passes over the logits.
+                dh[chunk] = head.pulled_back(exponentials).div_(sums) - head.rows(wanted[:, 0])
         ctx.save_for_backward(dh)
         return total.float()
 

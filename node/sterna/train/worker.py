@@ -28,6 +28,9 @@ START_SECONDS = 120.0
 ACCEPT_SECONDS = 30.0
 """How long a cancelled job may run on before its process is replaced: one step of a large base."""
 
+KEPT_MEMORY_BYTES = 1 << 30
+"""Freed memory that the training process keeps for its next step."""
+
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss of the last step in nats per token)."""
 
@@ -309,8 +312,15 @@ class Worker:
             str(config.threads),
             config.backward,
             str(config.activation_bytes),
-            # Waiting threads that spin would take the core from the other processes of this machine.
-            environment={"OMP_NUM_THREADS": str(config.threads), "OMP_WAIT_POLICY": "passive"},
+            environment={
+                "OMP_NUM_THREADS": str(config.threads),
+                # Waiting threads that spin would take the core from the other processes of this machine.
+                "OMP_WAIT_POLICY": "passive",
+                # Each step frees and takes the same memory: handing it to the system in between costs a tenth
+                # of the step in page faults. The child gives it back when a job ends.
+                "MALLOC_TRIM_THRESHOLD_": str(KEPT_MEMORY_BYTES),
+                "MALLOC_MMAP_THRESHOLD_": str(KEPT_MEMORY_BYTES),
+            },
         )
         try:
             async with asyncio.timeout(START_SECONDS):

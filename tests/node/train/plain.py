@@ -1,0 +1,77 @@
+"""The decoder once more, written as plainly as its formulas, in float64 and with nothing fused.
+
+Straight-through rounding of the activations makes autograd give the gradient the real one must approach.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sterna.train.base import Base
+
+Factors = dict[str, tuple[Tensor, Tensor]]  # name -> (A [R, in], B [out, R])
+
+
+def quantised(x: Tensor) -> Tensor:
+    scale = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+    rounded = (x * scale).round().clamp(-128, 127) / scale
+    return x + (rounded - x).detach()
+
+
+def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+def turned(x: Tensor, theta: float) -> Tensor:
+    half = x.shape[-1] // 2
+    angles = torch.outer(torch.arange(x.shape[-2]).double(), theta ** (-torch.arange(half).double() / half))
+    angles = torch.cat((angles, angles), -1)
+    other = torch.cat((-x[..., half:], x[..., :half]), -1)
+    return x * angles.cos() + other * angles.sin()
+
+
+def hidden(base: Base, tokens: np.ndarray, factors: Factors | None = None, scale: float = 0.0) -> Tensor:
+    a = base.architecture
+    b, t = tokens.shape
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        matrix = base.matrix(name)
+        y = F.linear(quantised(x), torch.from_numpy(matrix.codes()).double() * matrix.scale)
+        if factors is not None and name in factors:
+            low, high = factors[name]
+            y = y + scale * (x @ low.T) @ high.T
+        return y
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        return rms(x, torch.tensor(base.vector(name)).double(), a.norm_eps)
+
+    codes, scales = base.embedding
+    h = torch.from_numpy(codes[tokens].astype(np.float64) * scales[tokens][..., None].astype(np.float64))
+    blocked = torch.ones(t, t, dtype=torch.bool).triu(1)
+    for layer in range(a.layers):
+        p = f"layers.{layer}."
+        x = norm(p + "attn_norm", h)
+        q = turned(linear(p + "q", x).view(b, t, a.heads, a.head_size).transpose(1, 2), a.rope_theta)
+        k = turned(linear(p + "k", x).view(b, t, a.kv_heads, a.head_size).transpose(1, 2), a.rope_theta)
+        v = linear(p + "v", x).view(b, t, a.kv_heads, a.head_size).transpose(1, 2)
+        group = a.heads // a.kv_heads
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        scores = (q @ k.transpose(2, 3) / a.head_size**0.5).masked_fill(blocked, float("-inf"))
+        x = (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, -1)
+        if a.sub_norms:
+            x = norm(p + "attn_sub_norm", x)
+        h = h + linear(p + "o", x)
+        x = norm(p + "ffn_norm", h)
+        up = linear(p + "up", x)
+        active = {"relu2": lambda z: F.relu(z) ** 2, "silu": F.silu}[a.activation]
+        x = active(linear(p + "gate", x)) * up if a.gated else active(up)
+        if a.sub_norms:
+            x = norm(p + "ffn_sub_norm", x)
+        h = h + linear(p + "down", x)
+    return norm("final_norm", h)
+
+
+def head_rows(base: Base) -> Tensor:
+    codes, scales = base.head
+    return torch.from_numpy(codes.astype(np.float64) * scales.astype(np.float64)[:, None])
