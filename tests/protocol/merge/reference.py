@@ -1,0 +1,78 @@
+"""The merge of docs/spec/merge.md in plain Python integers and fractions: slow, and the meaning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from sterna_protocol.merge.codec import Delta, block_elements
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.wire.messages import SlateEntry
+
+Vector = list[int]
+"""A delta as a vector of the whole adapter [subspaces * n], in units of 2**-24."""
+
+WEIGHTS = (256, 181, 148)
+
+
+def merge(
+    charter: Charter, state: Sequence[int], deltas: Sequence[tuple[SlateEntry, Delta]], round_: int
+) -> list[int]:
+    """The new state, flat [subspaces * n]."""
+    vectors = [whole_vector(charter, entry, delta) for entry, delta in deltas]
+    weights = [WEIGHTS[round_ - entry.trained_round] for entry, _ in deltas]
+    trim = charter.merge.trim_percent
+    match charter.merge.rule:
+        case "mean":
+            change = mean(vectors, weights)
+        case "clip+mean":
+            change = mean(clip(vectors), weights)
+        case "trimmed":
+            change = trimmed(vectors, weights, cut=math.floor(Fraction(len(vectors) * trim, 100)))
+        case rule:
+            raise AssertionError(rule)
+    limit = 2**31 - 1
+    return [max(-limit, min(limit, old + half_away(new))) for old, new in zip(state, change, strict=True)]
+
+
+def whole_vector(charter: Charter, entry: SlateEntry, delta: Delta) -> Vector:
+    codes, exponents = delta.codes.tolist(), delta.exponents.tolist()
+    block = block_elements(delta.codec)
+    own = [code * 2 ** (exponents[i // block] + 24) for i, code in enumerate(codes)]
+    before = entry.trained_round % charter.adapter.subspaces
+    after = charter.adapter.subspaces - before - 1
+    return [0] * (before * len(own)) + own + [0] * (after * len(own))
+
+
+def mean(vectors: Sequence[Sequence[int | Fraction]], weights: Sequence[int]) -> list[Fraction]:
+    total = sum(weights)
+    return [
+        Fraction(sum(weight * value for weight, value in zip(weights, column, strict=True)), total)
+        for column in zip(*vectors, strict=True)
+    ]
+
+
+def clip(vectors: Sequence[Vector]) -> list[list[Fraction]]:
+    squares = [sum(value * value for value in vector) for vector in vectors]
+    median = sorted(squares)[(len(squares) - 1) // 2]
+    factors = [
+        Fraction(1) if square <= median else Fraction(math.isqrt(median * 2**32 // square), 2**16)
+        for square in squares
+    ]
+    return [[factor * value for value in vector] for factor, vector in zip(factors, vectors, strict=True)]
+
+
+def trimmed(vectors: Sequence[Vector], weights: Sequence[int], cut: int) -> list[Fraction]:
+    count = len(vectors)
+    change = []
+    for column in zip(*vectors, strict=True):
+        weighted = sorted(weight * value for weight, value in zip(weights, column, strict=True))
+        kept = weighted[cut : count - cut]
+        change.append(Fraction(sum(kept) * count, len(kept) * sum(weights)))
+    return change
+
+
+def half_away(value: Fraction) -> int:
+    nearest = math.floor(abs(value) + Fraction(1, 2))
+    return nearest if value >= 0 else -nearest
