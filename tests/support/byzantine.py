@@ -1,0 +1,96 @@
+"""How members lie: what the virtual network puts between a Byzantine node and the others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from sterna_protocol.wire.messages import (
+    Announcement,
+    Attestation,
+    Body,
+    Kind,
+    Precommit,
+    Prevote,
+    Proposal,
+    Signed,
+    decode_body,
+    decode_frame,
+    sign,
+)
+from sterna_protocol.wire.signing import SigningKey
+
+VOTES = frozenset({Kind.PREVOTE, Kind.PRECOMMIT})
+ALL = frozenset({Kind.ANNOUNCEMENT, Kind.ATTESTATION, Kind.PROPOSAL, *VOTES})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How a peer deviates from its own node; the default deviates in nothing.
+
+    Args:
+        two_faced: kinds of which it signs several messages for one place, and shows any to each peer.
+        share: of the others, how many are shown a message at all.
+        answers: whether it answers on the sync stream.
+        serves: whether it gives its blobs to the others.
+        merges: whether it says what its merges gave, or another digest.
+    """
+
+    two_faced: frozenset[Kind] = frozenset()
+    share: float = 1.0
+    answers: bool = True
+    serves: bool = True
+    merges: bool = True
+
+    def spread(
+        self, rng: random.Random, key: SigningKey, frame: bytes, others: int, choices: Iterable[bytes]
+    ) -> Iterator[bytes | None]:
+        """What each of the others is shown, None: nothing. ``choices``: ids that could be voted for."""
+        faces = [frame]
+        item = decode_frame(frame)
+        if isinstance(item, Signed) and item.author == key.peer and item.kind in self.two_faced:
+            faces += [
+                sign(key, swarm=item.swarm, round_=item.round_, attempt=item.attempt, body=body).frame()
+                for body in other_bodies(decode_body(item), choices)
+            ]
+        for _ in range(others):
+            yield rng.choice(faces) if rng.random() < self.share else None
+
+
+HONEST = Behaviour()
+SILENT = Behaviour(share=0.0, answers=False, serves=False)
+CHOOSY = Behaviour(share=0.5, answers=False)
+WITHHOLDING = Behaviour(serves=False)
+LYING = Behaviour(merges=False)
+BYZANTINE = {
+    "silent": SILENT,
+    "choosy": CHOOSY,
+    "withholding": WITHHOLDING,
+    "lying": LYING,
+    "two-faced announcements": Behaviour(two_faced=frozenset({Kind.ANNOUNCEMENT}), answers=False),
+    "two-faced attestations": Behaviour(two_faced=frozenset({Kind.ATTESTATION}), answers=False),
+    "two-faced proposals": Behaviour(two_faced=frozenset({Kind.PROPOSAL}), answers=False),
+    "two-faced prevotes": Behaviour(two_faced=frozenset({Kind.PREVOTE}), answers=False),
+    "two-faced precommits": Behaviour(two_faced=frozenset({Kind.PRECOMMIT}), answers=False),
+    "two-faced votes": Behaviour(two_faced=VOTES, answers=False),
+    "two-faced and choosy": Behaviour(two_faced=ALL, share=0.6, answers=False),
+    "two-faced liar": Behaviour(two_faced=ALL, merges=False, serves=False),
+}
+
+
+def other_bodies(body: Body, choices: Iterable[bytes]) -> Iterator[Body]:
+    """What a liar says to others instead of ``body``."""
+    if isinstance(body, Announcement):
+        yield body.model_copy(update={"delta": bytes(reversed(body.delta))})
+    elif isinstance(body, Attestation):
+        yield Attestation(accepted=())
+        yield Attestation(accepted=body.accepted[1:])
+    elif isinstance(body, Proposal):
+        for entries in (body.decision.entries[1:], body.decision.entries[:-1], ()):
+            decision = body.decision.model_copy(update={"entries": entries})
+            yield Proposal(decision=decision, valid_attempt=body.valid_attempt)
+    elif isinstance(body, Prevote | Precommit):
+        for choice in (b"", *choices):
+            if choice != body.choice:
+                yield type(body)(choice=choice)
