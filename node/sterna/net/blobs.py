@@ -35,20 +35,27 @@ class BlobReader:
         self._folder = folder
         self._leaves: OrderedDict[bytes, LeafList] = OrderedDict()
 
-    def chunk(self, digest: bytes, index: int) -> bytes | None:
-        """Chunk ``index`` of a blob; None if there is no such blob or chunk."""
+    def chunk(self, leaves: LeafList, index: int) -> bytes | None:
+        """Chunk ``index`` of a blob; None if it has no such chunk or the file has changed.
+
+        It is checked like a chunk that arrives: a node with a bad disk must not look like a liar.
+        """
         try:
-            with path_of(self._folder, digest).open("rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                return os.pread(file.fileno(), chunk_length(size, index), index * CHUNK_BYTES)
-        except (OSError, LocalProtocolError):
+            with path_of(self._folder, leaves.digest).open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), chunk_length(leaves.size, index), index * CHUNK_BYTES)
+            leaves.check(index, data)
+        except (OSError, LocalProtocolError, MalformedMessage):
             return None
+        return data
+
+    def known(self, digest: bytes) -> LeafList | None:
+        """The leaf hashes of a blob that was asked for before; does not block."""
+        if digest in self._leaves:
+            self._leaves.move_to_end(digest)
+        return self._leaves.get(digest)
 
     def leaves(self, digest: bytes) -> LeafList | None:
         """The leaf hashes of a blob; None if there is none, or what is there has another digest."""
-        if digest in self._leaves:
-            self._leaves.move_to_end(digest)
-            return self._leaves[digest]
         try:
             with path_of(self._folder, digest).open("rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size

@@ -54,8 +54,9 @@ def unmute(name: str) -> None:
         logging.getLogger(known).setLevel(logging.NOTSET)
         logging.getLogger(known).propagate = True
     logging.getLogger(name).setLevel(logging.WARNING)
-    # A peer that is not there is no error; liveness.py says what it does about it.
-    logging.getLogger("libp2p.transport.tcp").setLevel(logging.CRITICAL)
+    # A peer that is not there, or speaks another protocol, is no error.
+    for chatty in ("libp2p.transport.tcp", "libp2p.host.basic_host"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
 
 def set_up_logging() -> None:

@@ -70,13 +70,15 @@ class BlobServer:
                 del self._streams[peer]
 
     async def _find(self, kind: int, digest: bytes, index: int) -> bytes | None:
-        if kind == Kind.CHUNK:
-            return await trio.to_thread.run_sync(self._blobs.chunk, digest, index)
-        if kind == Kind.LEAVES:
-            async with self._hashing:
-                leaves = await trio.to_thread.run_sync(self._blobs.leaves, digest)
+        if kind in (Kind.CHUNK, Kind.LEAVES):
+            leaves = self._blobs.known(digest)
+            if leaves is None:
+                async with self._hashing:
+                    leaves = await trio.to_thread.run_sync(self._blobs.leaves, digest)
             if leaves is None:
                 return None
+            if kind == Kind.CHUNK:
+                return await trio.to_thread.run_sync(self._blobs.chunk, leaves, index)
             pages = leaves.encode()
             try:
                 length = chunk_length(len(pages), index)

@@ -347,6 +347,18 @@ async def test_a_damaged_blob_is_not_served(tmp_path):
     async with peers(server=server) as net:
         stream = await net.open(net.names[0])
         assert await _ask(stream, Kind.LEAVES, DIGEST, 0) == (Status.NOT_HERE, b"")
+        assert await _ask(stream, Kind.CHUNK, DIGEST, 0) == (Status.NOT_HERE, b"")
+
+
+@virtual
+async def test_a_blob_damaged_while_it_is_served_is_not_served_on(tmp_path):
+    server = honest(tmp_path)
+    async with peers(server=server) as net:
+        stream = await net.open(net.names[0])
+        assert (await _ask(stream, Kind.CHUNK, DIGEST, 0))[0] == Status.HERE
+        path_of(tmp_path, DIGEST).write_bytes(b"?" + DATA[1:])
+        assert await _ask(stream, Kind.CHUNK, DIGEST, 0) == (Status.NOT_HERE, b"")
+        assert (await _ask(stream, Kind.CHUNK, DIGEST, 1))[0] == Status.HERE
 
 
 @virtual
