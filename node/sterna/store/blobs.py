@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -19,13 +20,17 @@ from sterna_protocol.wire.ids import ID_BYTES
 RESERVE_BYTES = 64 << 20
 """Blobs leave this much of the disk free: votes and certificates, small and irreplaceable, must still fit."""
 
+PARTIAL_SECONDS = 24 * 3600
+"""How long a download that stands still is kept: a peer that was off overnight goes on where it was."""
+
 _NAME_LENGTH = 2 * ID_BYTES
 
 
 class Blobs:
     """The folder ``<home>/blobs``. A blob of digest "ab12..." is the file ``ab/ab12...``, mode 0600.
 
-    No name from the network is ever a path: a digest is 32 bytes and is written as hex. Safe to call from
+    The network process adds whole, checked blobs by itself; while it fetches one, the file's name ends in
+    ``.partial``. No name from the network is ever a path: a digest is 32 bytes and is written as hex. Safe to call from
     several threads.
     """
 
@@ -131,7 +136,7 @@ class Blobs:
             self._disk.sync_folder(path.parent)
 
     def collect(self, keep: AbstractSet[bytes]) -> int:
-        """Delete every blob that is not in ``keep``; the bytes that this freed.
+        """Delete every blob that is not in ``keep``, and abandoned downloads; the bytes that this freed.
 
         Raises:
             StorageError: the disk refused; what is in ``keep`` is untouched.
@@ -141,9 +146,10 @@ class Blobs:
         with reported("old blobs were not deleted", self._folder):
             for path in list(self._files()):
                 if bytes.fromhex(path.name) not in keep:
-                    size = path.stat().st_size
-                    self._disk.remove(path)
-                    freed += size
+                    freed += self._remove(path)
+            for path in list(self._folder.glob("??/*.partial")):
+                if time.time() - path.stat().st_mtime > PARTIAL_SECONDS:
+                    freed += self._remove(path)
         return freed
 
     def digests(self) -> Iterator[bytes]:
@@ -170,6 +176,11 @@ class Blobs:
             for path in sorted(shard.iterdir()):
                 if len(path.name) == _NAME_LENGTH and not set(path.name) - set("0123456789abcdef"):
                     yield path
+
+    def _remove(self, path: Path) -> int:
+        size = path.stat().st_size
+        self._disk.remove(path)
+        return size
 
     def _is_whole(self, path: Path, digest: bytes) -> bool:
         try:

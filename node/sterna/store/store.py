@@ -310,14 +310,16 @@ class Store:
             )
 
     def pending(self, swarm: bytes) -> PendingDelta | None:
-        """The newest delta that was trained; None if there is none or its blob is gone."""
+        """The newest delta that was trained; None if there is none or its blob is gone or damaged."""
         rows = self._journal.read(
             "SELECT round, base_adapter, delta, figures FROM pending_delta WHERE swarm = ?", (swarm,)
         )
         if not rows:
             return None
         round_, base_adapter, delta, figures = cast(tuple[int, bytes, bytes, bytes], rows[0])
-        if not self.blobs.has(delta):
+        try:
+            self.blobs.check(delta)
+        except StorageError:
             return None
         return PendingDelta(round_, base_adapter, delta, Figures.decode(figures))
 

@@ -119,6 +119,16 @@ def test_collecting_frees_all_but_what_is_kept(blobs: Blobs) -> None:
     assert (blobs.has(keep), blobs.has(drop)) == (True, False)
 
 
+def test_collecting_drops_a_download_that_stood_still_for_a_day(blobs: Blobs, tmp_path: Path) -> None:
+    (tmp_path / "blobs" / "ab").mkdir()
+    paths = [tmp_path / "blobs" / "ab" / f"{name}.partial" for name in ("ab12", "ab34")]
+    for path in paths:
+        path.write_bytes(b"four")
+    os.utime(paths[0], (0, 0))
+    assert blobs.collect(set()) == 4
+    assert [path.exists() for path in paths] == [False, True]
+
+
 def test_blobs_leave_room_for_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = open_blobs(tmp_path / "blobs")
     monkeypatch.setattr(Disk, "free_bytes", lambda _self, _path: RESERVE_BYTES + 4)
