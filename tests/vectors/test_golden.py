@@ -19,7 +19,6 @@ from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.messages import Certificate, Evidence, Signed, decode_body, decode_frame
 from tests.vectors import generate
 
-
 # What NumPy would choose kernels by on this machine; the names differ between its versions.
 CPU_FEATURES = [feature for feature in __cpu_dispatch__ if __cpu_features__.get(feature)]
 
