@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from model import Decoder, Shape, TernaryLinear, row_codes, ternary_codes
-from pretrain import held_out_loss
+from pretrain import SPECIAL_TOKENS, held_out_loss, token_losses, windows
 from safetensors import safe_open
 from safetensors.torch import load_file
 from texts import ASSISTANT, BOS, DOMAINS, EOT, USER
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--sample", action="store_true")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="other text files to measure on")
     options = parser.parse_args()
     torch.set_num_threads(1)
     export(options.run, options.out)
@@ -54,6 +55,9 @@ def main() -> None:
         measure(options.run, model, tokenizer)
     if options.sample:
         sample(model, tokenizer)
+    for path in options.also:
+        stream = np.array(tokenizer.encode(BOS + path.read_text(), add_special_tokens=False).ids)
+        print(f"{path.stem}: {_told(held_out_loss(model, stream), stream, tokenizer)[1]}")
 
 
 def export(run: Path, out: Path) -> None:
@@ -150,17 +154,41 @@ def rebuilt(base: Base) -> Decoder:
 
 
 def measure(run: Path, model: Decoder, tokenizer: Tokenizer) -> None:
-    """Prints held-out nats per token and bits per byte, for each domain and as their mean."""
+    """Prints held-out nats per token and bits per byte, for each domain and as their mean.
+
+    "text alone" leaves out role markers and, of definitions, the question, whose wording is always the same.
+    """
     found = []
     for domain in DOMAINS:
         stream = np.load(run / f"{domain}.held_out.npy")
-        loss = held_out_loss(model, stream)
-        size = len(tokenizer.decode(stream.tolist(), skip_special_tokens=True).encode())
-        bits = loss * len(stream) / size / np.log(2)
-        found.append((loss, bits))
-        print(f"{domain}: {loss:.4f} nats/token, {bits:.4f} bits/byte, {len(stream):,} tokens")
-    loss, bits = np.mean(found, axis=0)
-    print(f"mean: {loss:.4f} nats/token, {bits:.4f} bits/byte")
+        rows = windows(stream, model.shape.max_context)
+        losses = token_losses(model, rows)
+        targets = rows[:, 1:]
+        text = targets >= len(SPECIAL_TOKENS)  # the special tokens come first in the vocabulary
+        if domain == "definitions":
+            text &= _answers(targets, tokenizer)
+        alone = losses[text].mean().item()
+        bits, told = _told(losses.mean().item(), stream, tokenizer)
+        found.append((losses.mean().item(), bits, alone))
+        print(f"{domain}: {told}, text alone {alone:.4f} nats/token")
+    loss, bits, alone = np.mean(found, axis=0)
+    print(f"mean: {loss:.4f} nats/token, {bits:.4f} bits/byte, text alone {alone:.4f} nats/token")
+
+
+def _answers(targets: torch.Tensor, tokenizer: Tokenizer) -> torch.Tensor:
+    """Which tokens [rows, context] the assistant says: those nearer after its marker than after any other."""
+    flat = targets.flatten()
+    place = torch.arange(len(flat))
+    markers = flat < len(SPECIAL_TOKENS)
+    last = torch.cummax(torch.where(markers, place, 0), 0).values
+    return (flat[last] == tokenizer.token_to_id(ASSISTANT)).view(targets.shape)
+
+
+def _told(loss: float, stream: np.ndarray, tokenizer: Tokenizer) -> tuple[float, str]:
+    # Bytes are those of the text; the special tokens between turns cost nats but add no bytes.
+    size = len(tokenizer.decode(stream.tolist(), skip_special_tokens=True).encode())
+    bits = float(loss * len(stream) / size / np.log(2))
+    return bits, f"{loss:.4f} nats/token, {bits:.4f} bits/byte, {len(stream):,} tokens"
 
 
 def sample(model: Decoder, tokenizer: Tokenizer) -> None:

@@ -136,16 +136,18 @@ class Sampler:
         return stream[at : at + self.context + 1]
 
 
-@torch.no_grad()
 def held_out_loss(model: Decoder, stream: np.ndarray, limit: int | None = None) -> float:
     """Mean nats per token over non-overlapping windows, every token but each window's first a target."""
     rows = windows(stream, model.shape.max_context)
     if limit is not None:
         rows = rows[:: max(1, len(rows) // limit)][:limit]
-    total = 0.0
-    for part in rows.split(16):
-        total += model(part[:, :-1], part[:, 1:], reduction="none").double().sum().item()
-    return total / (rows.shape[0] * (rows.shape[1] - 1))
+    return token_losses(model, rows).mean().item()
+
+
+@torch.no_grad()
+def token_losses(model: Decoder, rows: torch.Tensor) -> torch.Tensor:
+    """Nats of each target of each row, float64 [rows, context]."""
+    return torch.cat([model(part[:, :-1], part[:, 1:], reduction="none").double() for part in rows.split(16)])
 
 
 def rate_factor(progress: float) -> float:
