@@ -383,6 +383,9 @@ class Node:
     def _take(
         self, now: float, frame: bytes, sender: bytes | None, *, is_pulled: bool = False
     ) -> list[Effect]:
+        # [IGNORE] The frame is new
+        if self._open.pool.has_frame(frame):
+            raise Untimely("already held")
         item = decode_frame(frame)
         if isinstance(item, Certificate):
             return self._take_certificate(now, item, sender)

@@ -174,6 +174,12 @@ class Consensus:
             self._enter(attempt + 1)
 
     @property
+    def offered(self) -> bytes:
+        """What the current attempt's proposal offers, NIL if there is none yet."""
+        offer = self._offers.get(self.attempt)
+        return NIL if offer is None else offer.choice
+
+    @property
     def overtaken(self) -> int | None:
         """A later attempt that some honest member has reached, if any."""
         reached = sorted(self._reached.values(), reverse=True)

@@ -69,6 +69,7 @@ class Draft:
     attempt: int
     entries: tuple[SlateEntry, ...] | None = None
     attesters: tuple[bytes, ...] = ()
+    slate: bytes = b""
 
 
 class OpenRound:
@@ -111,6 +112,8 @@ class OpenRound:
         self._locks: set[int] = set()
         self._decisions: dict[bytes, Decision] = {}
         self._proposals: dict[bytes, bytes] = {}
+        self._slates: dict[bytes, bytes] = {}
+        self._matched: set[bytes] = set()
         self._signatures: dict[tuple[int, bytes], dict[bytes, bytes]] = {}
         self._merges: dict[bytes, bytes | None] = {}
         self._asked_for: set[tuple[int, bytes]] = set()
@@ -187,7 +190,7 @@ class OpenRound:
     def missing(self) -> tuple[bytes, ...]:
         """Announcements that are needed but not held: of the current proposal, and of a quorum's deltas."""
         names = list(self.pool.attested(self.setting.quorum))
-        decision = self._current_decision()
+        decision = self._decisions.get(self._consensus.offered)
         if decision is not None:
             names += [entry.announcement for entry in decision.entries]
         return tuple(dict.fromkeys(name for name in names if name not in self.pool.announcements))
@@ -314,24 +317,32 @@ class OpenRound:
         decision = self._decisions.get(choice)
         if decision is None:
             return Verdict.WAIT
-        facts = self._recomputed(decision)
+        facts = self._recompute(choice, decision)
         if facts is Verdict.NO or prevoted:
             return facts
         seen = is_seen(self.setting.charter, self.pool, self.setting.quorum, decision)
         return facts if seen is Verdict.YES else seen
 
-    def _recomputed(self, decision: Decision) -> Verdict:
+    def _recompute(self, choice: bytes, decision: Decision) -> Verdict:
         """Whether this node's own merge of the slate gives the adapter that the decision names."""
         if decision.is_void:
             return Verdict.YES
-        matched = match_entries(self.pool, decision)
+        matched = self._match(choice, decision)
         if matched is not Verdict.YES:
             return matched
-        merge = self._merges.get(self._slate_id(decision.entries))
+        merge = self._merges.get(self._slates[choice])
         if merge is None:
             return Verdict.WAIT
         # [REJECT] The adapter is what the slate merges to
         return Verdict.YES if merge == decision.adapter else Verdict.NO
+
+    def _match(self, choice: bytes, decision: Decision) -> Verdict:
+        if choice in self._matched:
+            return Verdict.YES
+        matched = match_entries(self.pool, decision)
+        if matched is Verdict.YES:
+            self._matched.add(choice)
+        return matched
 
     def _work(self) -> None:
         """Ask for the blobs and the merge that the next step needs."""
@@ -339,9 +350,10 @@ class OpenRound:
             for name, held in self.pool.announcements.items():
                 if name not in self.blobs:
                     self._fetch(name, held)
-        decision = self._current_decision()
-        if decision is not None and match_entries(self.pool, decision) is Verdict.YES:
-            self._ask_merge(decision.entries)
+        choice = self._consensus.offered
+        decision = self._decisions.get(choice)
+        if decision is not None and self._match(choice, decision) is Verdict.YES:
+            self._ask_merge(self._slates[choice], decision.entries)
 
     def _propose(self) -> bool:
         """Propose the draft once its merge is known; True if something was sent."""
@@ -361,10 +373,11 @@ class OpenRound:
             draft.attesters = tuple(sorted(attesters))
             if draft.entries is None:
                 return False
+            draft.slate = self._slate_id(draft.entries)
         adapter: bytes | None = self.setting.adapter
         if draft.entries:
-            self._ask_merge(draft.entries)
-            adapter = self._merges.get(self._slate_id(draft.entries))
+            self._ask_merge(draft.slate, draft.entries)
+            adapter = self._merges.get(draft.slate)
         if adapter is None:
             return False
         decision = Decision(
@@ -378,18 +391,21 @@ class OpenRound:
         self._send(draft.attempt, Proposal(decision=decision, valid_attempt=0))
         return True
 
-    def _ask_merge(self, entries: tuple[SlateEntry, ...]) -> None:
+    def _ask_merge(self, slate: bytes, entries: tuple[SlateEntry, ...]) -> None:
+        if self._merges.get(slate) is not None:
+            return
         for entry in entries:
             if self.blobs.get(entry.announcement) in (None, Blob.BAD):
                 self._fetch(entry.announcement, self.pool.announcements[entry.announcement])
-        slate = self._slate_id(entries)
         held = all(self.blobs.get(entry.announcement) is Blob.GOOD for entry in entries)
-        if not (entries and held and self.adapter_ready) or self._merges.get(slate) is not None:
-            return
-        if (self.attempt, slate) not in self._asked_for:
+        # Once per attempt: the driver may have failed to merge.
+        if entries and held and self.adapter_ready and (self.attempt, slate) not in self._asked_for:
             self._asked_for.add((self.attempt, slate))
             self._merges[slate] = None
             self._out.append(Merge(self.setting.round_, slate, entries, self.setting.adapter))
+
+    def _slate_id(self, entries: tuple[SlateEntry, ...]) -> bytes:
+        return slate_id(self.setting.round_, self.setting.adapter, entries)
 
     def _fetch(self, name: bytes, held: Held) -> None:
         # Once per attempt: a blob that could not be had may have reached more holders since.
@@ -408,20 +424,6 @@ class OpenRound:
                 holders=tuple(holder for holder in holders if holder != self._key.peer),
             )
         )
-
-    def _current_decision(self) -> Decision | None:
-        held = self.pool.at(
-            Place(
-                self.setting.round_,
-                max(0, self.attempt),
-                Kind.PROPOSAL,
-                self.setting.proposer(max(0, self.attempt)),
-            )
-        )
-        return held.body.decision if held is not None and isinstance(held.body, Proposal) else None
-
-    def _slate_id(self, entries: tuple[SlateEntry, ...]) -> bytes:
-        return slate_id(self.setting.round_, self.setting.adapter, entries)
 
     # Sending
 
@@ -489,6 +491,7 @@ class OpenRound:
         if isinstance(body, Proposal):
             choice = body.decision.id
             self._decisions[choice] = body.decision
+            self._slates[choice] = self._slate_id(body.decision.entries)
             self._proposals.setdefault(choice, held.frame)
             if is_first:
                 self._consensus.add_offer(message.attempt, message.author, choice, body.valid_attempt)

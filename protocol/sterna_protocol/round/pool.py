@@ -30,6 +30,7 @@ class Pool:
         self._places: dict[Place, Held] = {}
         self._conflicts: dict[Place, Evidence] = {}
         self._frames: dict[bytes, bytes] = {}
+        self._known: set[bytes] = set()
         self._set: set[bytes] = set()
         self._supporters: dict[bytes, set[bytes]] = {}
         self._attesters: set[bytes] = set()
@@ -62,7 +63,7 @@ class Pool:
         place = held.place
         if isinstance(held.body, Announcement):
             self.announcements.setdefault(held.id, held)
-            self._frames[held.id] = held.frame
+            self._keep(held.id, held.frame)
         first = self._places.get(place)
         if first is not None:
             if place in self._conflicts:
@@ -70,7 +71,7 @@ class Pool:
             evidence = make_evidence(first, held)
             return evidence, self.add_conflict(place, evidence, pinned)
         self._places[place] = held
-        self._frames[held.id] = held.frame
+        self._keep(held.id, held.frame)
         if place not in self._conflicts:
             self._set.add(held.id)
         if isinstance(held.body, Attestation):
@@ -86,10 +87,14 @@ class Pool:
             self._set.discard(held.id)
         self._conflicts[place] = evidence
         self._set.add(place.conflict_id)
-        self._frames[place.conflict_id] = evidence.frame()
+        self._keep(place.conflict_id, evidence.frame())
         if place.kind == Kind.ATTESTATION:
             self._two_faced.add(place.author)
         return self._make_room(place, pinned)
+
+    def _keep(self, name: bytes, frame: bytes) -> None:
+        self._frames[name] = frame
+        self._known.add(frame)
 
     def _make_room(self, place: Place, pinned: set[int]) -> list[Place]:
         self._digest = None
@@ -111,7 +116,7 @@ class Pool:
             held = self._places.pop(old, None)
             self._conflicts.pop(old, None)
             for name in (old.conflict_id, *((held.id,) if held is not None else ())):
-                self._frames.pop(name, None)
+                self._known.discard(self._frames.pop(name, b""))
                 self._set.discard(name)
         return dropped
 
@@ -129,6 +134,10 @@ class Pool:
         if self._digest is None:
             self._digest = sha256(b"sterna/set/1", *self.ids())
         return self._digest
+
+    def has_frame(self, frame: bytes) -> bool:
+        """Whether exactly these bytes are held."""
+        return frame in self._known
 
     def has(self, name: bytes) -> bool:
         return name in self._frames

@@ -29,19 +29,18 @@ def choose_entries(charter: Charter, pool: Pool, quorum: int) -> tuple[SlateEntr
         held = pool.announcements.get(name)
         if held is None or held.message.author in entries:
             continue
-        entries[held.message.author] = entry_of(held.message.author, name, held.body)
+        if isinstance(held.body, Announcement):
+            entries[held.message.author] = SlateEntry(
+                author=held.message.author,
+                announcement=name,
+                delta=held.body.delta,
+                trained_round=held.body.trained_round,
+            )
         if len(entries) == charter.limits.max_deltas:
             break
     if len(entries) < charter.limits.min_deltas:
         return None
     return tuple(entries[author] for author in sorted(entries))
-
-
-def entry_of(author: bytes, name: bytes, body: object) -> SlateEntry:
-    """The slate entry of an announcement."""
-    if not isinstance(body, Announcement):
-        raise TypeError(f"{type(body).__name__} is not an announcement")
-    return SlateEntry(author=author, announcement=name, delta=body.delta, trained_round=body.trained_round)
 
 
 def is_seen(charter: Charter, pool: Pool, quorum: int, decision: Decision) -> Verdict:
@@ -65,7 +64,12 @@ def match_entries(pool: Pool, decision: Decision) -> Verdict:
         held = pool.announcements.get(entry.announcement)
         if held is None:
             return Verdict.WAIT
+        body = held.body
         # [REJECT] An entry repeats its announcement
-        if entry != entry_of(held.message.author, entry.announcement, held.body):
+        if not isinstance(body, Announcement) or (entry.author, entry.delta, entry.trained_round) != (
+            held.message.author,
+            body.delta,
+            body.trained_round,
+        ):
             return Verdict.NO
     return Verdict.YES
