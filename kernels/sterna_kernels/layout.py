@@ -54,7 +54,7 @@ def pack(weights: NDArray[np.int8]) -> NDArray[np.uint8]:
         ValueError: a weight is not -1, 0 or 1, or the shape is out of range.
     """
     rows, columns = check_shape(weights.shape)
-    wrong = np.abs(weights) > 1
+    wrong = (weights < -1) | (weights > 1)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise ValueError(f"weight {weights[row, column]} at [{row}, {column}]: weights must be -1, 0 or 1")

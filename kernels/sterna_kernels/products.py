@@ -13,7 +13,7 @@ def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
 
     Raises:
         TypeError: ``x`` is not a float32 array.
-        ValueError: ``x`` is not contiguous or not [M, K].
+        ValueError: ``x`` is not contiguous, not aligned or not [M, K].
     """
     _check_rows(x, "x", w.shape[1])
     n, k = w.shape
@@ -27,7 +27,7 @@ def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> N
 
     Raises:
         TypeError: ``g`` is not a float32 array.
-        ValueError: ``g`` is not contiguous or not [M, N]; ``limbs`` is not 1 or 2.
+        ValueError: ``g`` is not contiguous, not aligned or not [M, N]; ``limbs`` is not 1 or 2.
     """
     _check_rows(g, "g", w.shape[0])
     if limbs not in (1, 2):
@@ -73,3 +73,5 @@ def _check_rows(x: NDArray[np.float32], name: str, width: int) -> None:
         raise ValueError(f"{name} has shape {x.shape}, the matrix needs (rows, {width})")
     if not x.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous; its strides are {x.strides}")
+    if not x.flags.aligned:
+        raise ValueError(f"{name} starts at address {x.ctypes.data:#x}, which is not aligned to a float32")

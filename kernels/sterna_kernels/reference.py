@@ -73,4 +73,6 @@ def _integer_product(a: NDArray[np.int32], b: NDArray[np.int8]) -> NDArray[np.fl
 
 
 def _dequantise(total: NDArray[np.float32], step: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    return total * (step * np.float32(scale))[:, None]
+    # Products beyond float32 become infinite, as in C++.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return total * (step * np.float32(scale))[:, None]

@@ -1,0 +1,195 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sterna_kernels import TernaryMatrix, matmul, matmul_t, reference
+from sterna_kernels.torch import TernaryLinear, share, ternary_linear
+
+BACKWARDS = ["int8", "int8x2", "fp32"]
+EPSILON = 2.0**-24
+
+
+@pytest.fixture
+def matrix(rng) -> TernaryMatrix:
+    return TernaryMatrix.from_codes(rng.integers(-1, 2, (70, 130), dtype=np.int8), 0.25)
+
+
+def dense(w: TernaryMatrix) -> Tensor:
+    return torch.from_numpy(w.codes()).double() * w.scale
+
+
+def rounding_error(rows: Tensor, w: Tensor, limit: int) -> Tensor:
+    """Largest difference to the exact product rows @ w.
+
+    Each element is off by half a step at most, each of the few float32 operations by EPSILON of its operand.
+    """
+    step = rows.abs().amax(-1, keepdim=True) / limit
+    return (0.5 * step + 8 * EPSILON * rows.abs().amax(-1, keepdim=True)) * w.abs().sum(0)
+
+
+def test_the_operator_returns_the_bits_of_the_numpy_product(matrix):
+    x = torch.randn(6, 130, generator=torch.Generator().manual_seed(1))
+    np.testing.assert_array_equal(ternary_linear(x, matrix).numpy(), matmul(x.numpy(), matrix))
+
+
+@pytest.mark.parametrize(("backward", "limbs"), [("int8", 1), ("int8x2", 2)])
+def test_the_gradient_has_the_bits_of_the_numpy_product(matrix, backward, limbs):
+    x = torch.randn(6, 130).requires_grad_()
+    g = torch.randn(6, 70, generator=torch.Generator().manual_seed(2))
+    ternary_linear(x, matrix, backward=backward).backward(g)
+    np.testing.assert_array_equal(x.grad.numpy(), matmul_t(g.numpy(), matrix, limbs=limbs))
+
+
+def test_the_forward_is_a_dense_layers_within_the_rounding_of_its_input(matrix):
+    x = torch.randn(40, 130, generator=torch.Generator().manual_seed(3)) * torch.logspace(-6, 6, 40)[:, None]
+    w = dense(matrix).T
+    exact, bound = x.double() @ w, rounding_error(x.double().clamp(-1e30, 1e30), w, 127)
+    floor = 0.5 * 1e-5 / 127 * w.abs().sum(0)
+    assert ((ternary_linear(x, matrix) - exact).abs() <= torch.maximum(bound, floor)).all()
+
+
+@pytest.mark.parametrize(("backward", "limit"), [("int8", 127), ("int8x2", 127 * 256), ("fp32", 2**24)])
+def test_the_gradient_is_a_dense_layers_within_the_rounding_of_its_output(matrix, backward, limit):
+    x = torch.randn(40, 130).requires_grad_()
+    g = torch.randn(40, 70, generator=torch.Generator().manual_seed(4)) * torch.logspace(-12, 3, 40)[:, None]
+    ternary_linear(x, matrix, backward=backward).backward(g)
+    w = dense(matrix)
+    # A float32 sum of 70 products is off by 70 EPSILON at most.
+    summed = 70 * EPSILON * (g.double().abs() @ w.abs())
+    assert ((x.grad - g.double() @ w).abs() <= rounding_error(g.double(), w, limit) + summed).all()
+
+
+def test_the_gradient_predicts_a_step_larger_than_the_rounding(matrix):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(1, 130, generator=generator).requires_grad_()
+    g = torch.randn(1, 70, generator=generator)
+    y = ternary_linear(x, matrix)
+    y.backward(g)
+    towards = x.grad / x.grad.norm()
+    moved = ternary_linear(x.detach() + 4 * towards, matrix)
+    predicted, happened = 4 * x.grad.norm(), ((moved - y.detach()) * g).sum()
+    w = dense(matrix).T
+    limit = sum((rounding_error(v.double(), w, 127) * g.abs()).sum() for v in (x, x + 4 * towards))
+    assert abs(predicted - happened) <= limit
+    assert limit < 0.5 * predicted
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("leading", [(), (1,), (3,), (2, 3), (2, 1, 3), (0,), (2, 0)])
+def test_leading_dimensions_stay(matrix, leading, backward):
+    x = torch.randn(*leading, 130).requires_grad_()
+    y = ternary_linear(x, matrix, backward=backward)
+    assert y.shape == (*leading, 70)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_converted_and_returned(matrix, dtype):
+    x = torch.randn(5, 130).to(dtype).requires_grad_()
+    y = ternary_linear(x, matrix)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, ternary_linear(x.float(), matrix).to(dtype), rtol=0, atol=0)
+    y.sum().backward()
+    assert x.grad.dtype == dtype
+
+
+def test_strided_input_is_taken(matrix):
+    x = torch.randn(130, 4).T
+    torch.testing.assert_close(
+        ternary_linear(x, matrix), ternary_linear(x.contiguous(), matrix), rtol=0, atol=0
+    )
+    g = torch.randn(70, 4).T
+    leaf = x.clone().requires_grad_()
+    ternary_linear(leaf, matrix).backward(g)
+    np.testing.assert_array_equal(leaf.grad.numpy(), matmul_t(g.contiguous().numpy(), matrix, limbs=2))
+
+
+def test_input_that_does_not_fit_is_refused_on_both_paths(matrix):
+    for wants_gradient in (False, True):
+        with pytest.raises(ValueError, match=r"x has shape \(2, 129\).*needs \(..., 130\)"):
+            ternary_linear(torch.zeros(2, 129, requires_grad=wants_gradient), matrix)
+        with pytest.raises(TypeError, match="float64"):
+            ternary_linear(torch.zeros(2, 130, dtype=torch.float64, requires_grad=wants_gradient), matrix)
+
+
+@pytest.mark.parametrize(
+    "make", [TernaryLinear, lambda w, backward: ternary_linear(torch.zeros(130), w, backward=backward)]
+)
+def test_an_unknown_backward_is_named(matrix, make):
+    with pytest.raises(ValueError, match=r"backward='int4'.*int8x2"):
+        make(matrix, backward="int4")
+
+
+def test_the_module_computes_the_function_and_saves_nothing(matrix):
+    layer = TernaryLinear(matrix, backward="fp32")
+    x = torch.randn(3, 130)
+    torch.testing.assert_close(layer(x), ternary_linear(x, matrix), rtol=0, atol=0)
+    assert list(layer.parameters()) == []
+    assert layer.state_dict() == {}
+    assert "in_features=130, out_features=70, backward=fp32" in repr(layer)
+
+
+def test_the_module_shares_the_memory_of_its_matrix(matrix):
+    assert TernaryLinear(matrix).packed.data_ptr() == matrix.packed.ctypes.data == share(matrix).data_ptr()
+
+
+def test_a_module_survives_copies_and_casts(matrix):
+    layer = copy.deepcopy(TernaryLinear(matrix)).bfloat16()
+    x = torch.randn(3, 130)
+    torch.testing.assert_close(layer(x), ternary_linear(x, matrix), rtol=0, atol=0)
+
+
+def test_weights_outlive_their_matrix(rng):
+    layer = TernaryLinear(TernaryMatrix.from_codes(rng.integers(-1, 2, (70, 130), dtype=np.int8), 1.0))
+    x = torch.randn(3, 130)
+    before = layer(x)
+    _ = [np.full(10_000, 7, np.uint8) for _ in range(100)]
+    torch.testing.assert_close(layer(x), before, rtol=0, atol=0)
+
+
+def test_the_fp32_backward_goes_through_more_rows_than_it_holds_at_once(rng):
+    w = TernaryMatrix.from_codes(rng.integers(-1, 2, (1100, 40), dtype=np.int8), 0.5)
+    x = torch.randn(2, 40).requires_grad_()
+    ternary_linear(x, w, backward="fp32").sum().backward()
+    np.testing.assert_allclose(x.grad[0].numpy(), w.codes().sum(0) * 0.5, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_torch_finds_nothing_wrong_with_the_operators(matrix, backward):
+    for wants_gradient in (False, True):
+        x = torch.randn(2, 3, 130, requires_grad=wants_gradient)
+        torch.library.opcheck(
+            torch.ops.sterna.ternary_linear.default, (x, share(matrix), 70, 130, 0.25, backward)
+        )
+    g = torch.randn(2, 3, 70)
+    torch.library.opcheck(
+        torch.ops.sterna.ternary_linear_backward.default, (g, share(matrix), 70, 130, 0.25, backward)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compiles_a_layer_without_a_graph_break(matrix, dynamic):
+    layer = TernaryLinear(matrix)
+    # aot_eager is the whole path but the C++ compiler, which would take seconds and tell nothing about us.
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for rows in (3, 5):
+        x, g = torch.randn(rows, 130), torch.randn(rows, 70)
+        leaves = [x.clone().requires_grad_() for _ in range(2)]
+        for leaf, f in zip(leaves, (layer, compiled), strict=True):
+            f(leaf).relu().backward(g)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=0, atol=0)
+        torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=0, atol=0)
+
+
+def test_reference_and_operator_agree_on_what_is_not_finite(matrix):
+    x = torch.ones(2, 130)
+    x[0, 5] = torch.nan
+    np.testing.assert_array_equal(
+        ternary_linear(x, matrix).numpy(), reference.matmul(x.numpy(), matrix.codes(), matrix.scale)
+    )
