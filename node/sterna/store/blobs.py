@@ -30,8 +30,8 @@ class Blobs:
     """The folder ``<home>/blobs``. A blob of digest "ab12..." is the file ``ab/ab12...``, mode 0600.
 
     The network process adds whole, checked blobs by itself; while it fetches one, the file's name ends in
-    ``.partial``. No name from the network is ever a path: a digest is 32 bytes and is written as hex. Safe to call from
-    several threads.
+    ``.partial``. No name from the network is ever a path: a digest is 32 bytes and is written as hex. Safe
+    to call from several threads.
     """
 
     def __init__(self, folder: Path, disk: Disk, *, read_only: bool) -> None:

@@ -110,8 +110,8 @@ def certificate(
         round_=round_,
         previous=previous,
         entries=tuple(
-            SlateEntry(author=bytes([author]) * 32, announcement=b"a" * 32, delta=delta, trained_round=round_)
-            for author, delta in enumerate(deltas)
+            SlateEntry(author=KEY.peer, announcement=b"a" * 32, delta=delta, trained_round=round_)
+            for delta in deltas
         ),
         attesters=(KEY.peer,),
         adapter=adapter,

@@ -1,0 +1,1 @@
+"""Files that other programs read: PEFT directories, GGUF adapters, and Sterna's own, which proves itself."""
