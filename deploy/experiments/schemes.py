@@ -233,10 +233,18 @@ def charter_for(base: Path, setting: Setting, seed: int) -> Charter:
 
 def print_table(results: Path) -> None:
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    print(
-        "| setting | seeds | before | swarm | central | share of central's gain | best alone | swarm below it by |"
+    titles = (
+        "setting",
+        "seeds",
+        "before",
+        "swarm",
+        "central",
+        "share of its gain",
+        "best alone",
+        "over swarm",
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("| " + " | ".join(titles) + " |")
+    print("|---" * len(titles) + "|")
     for name in dict.fromkeys(row["setting"] for row in rows):
         by_kind = {
             kind: {row["seed"]: row for row in rows if row["setting"] == name and row["kind"] == kind}

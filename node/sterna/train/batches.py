@@ -19,7 +19,7 @@ IGNORED = -1
 """Target of a position that is not learned."""
 
 SHUFFLED_ROWS = 256
-"""Rows that are shuffled together: a long document fills many rows in turn, and they should not make a batch."""
+"""Rows shuffled together: a long document fills many rows in turn, and they should not make one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def training_batches(
 def held_out_batches(corpus: Corpus, *, sequences: int, length: int, limit_tokens: int) -> Iterator[Batch]:
     """The held-out side in the order of the file, at most about ``limit_tokens`` positions of it."""
     rows: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
-    for number, row in enumerate(_pack(corpus.held_out, whole=corpus.masked, length=length, last=True)):
+    for number, row in enumerate(_pack(corpus.held_out, whole=corpus.masked, length=length)):
         if number * length >= limit_tokens:
             break
         rows.append(row)
@@ -63,16 +63,14 @@ def _training_rows(corpora: Sequence[Corpus], *, seed: int, round_: int, length:
     documents = [document for corpus in corpora for document in corpus.train]
     whole = any(corpus.masked for corpus in corpora)
 
-    def shuffled() -> Iterator[Tokens]:
-        for epoch in count():
-            yield from (
-                documents[index] for index in _order(len(documents), "documents", seed, round_, epoch)
-            )
-
-    rows = _pack(shuffled(), whole=whole, length=length, last=False)
-    for number in count():
-        held = list(islice(rows, SHUFFLED_ROWS))
-        yield from (held[index] for index in _order(len(held), "rows", seed, round_, number))
+    for epoch in count():
+        order = _order(len(documents), "documents", seed, round_, epoch)
+        rows = _pack([documents[index] for index in order], whole=whole, length=length)
+        for group in count():
+            held = list(islice(rows, SHUFFLED_ROWS))
+            if not held:
+                break
+            yield from (held[index] for index in _order(len(held), f"rows {group}", seed, round_, epoch))
 
 
 def _order(size: int, what: str, seed: int, round_: int, number: int) -> list[int]:
@@ -81,14 +79,11 @@ def _order(size: int, what: str, seed: int, round_: int, number: int) -> list[in
     return order
 
 
-def _pack(
-    documents: Iterator[Tokens] | Sequence[Tokens], *, whole: bool, length: int, last: bool
-) -> Iterator[_Row]:
-    """Rows (inputs, targets) of ``length``.
+def _pack(documents: Sequence[Tokens], *, whole: bool, length: int) -> Iterator[_Row]:
+    """Rows (inputs, targets) of ``length``; the last may be partly empty, and none has nothing to learn.
 
     Plain text flows: a row ends wherever it is full. With conversations (``whole``) a document that does not
-    fit any more starts the next row, and only one longer than a row is cut. ``last``: a row that the
-    documents do not fill comes out too.
+    fit any more starts the next row, and only one longer than a row is cut.
     """
     inputs, targets = _empty(length), _empty(length, IGNORED)
     used = 0
@@ -109,7 +104,7 @@ def _pack(
                 if (targets != IGNORED).any():
                     yield inputs, targets
                 inputs, targets, used = _empty(length), _empty(length, IGNORED), 0
-    if last and used and (targets != IGNORED).any():
+    if (targets != IGNORED).any():
         yield inputs, targets
 
 

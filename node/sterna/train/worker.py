@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sterna import errors
 from sterna.errors import NodeError, WorkerFailed
 from sterna.pipe import Child, ChildDied, Message, start_child
+from sterna.train.base import open_base
 from sterna.train.text import Turn
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire.messages import Figures
@@ -348,6 +349,8 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
         ConfigError, StorageError: the base cannot be opened.
         WorkerFailed: the process does not start.
     """
+    # Says what is wrong with a base without waiting for a process to load torch.
+    open_base(config.base)
     worker = Worker(config)
     try:
         await worker._ready_child()

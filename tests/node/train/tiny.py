@@ -81,7 +81,9 @@ def tiny_base(folder: Path, *, seed: int = 0, **changes) -> Base:
     return open_base(write_tiny_base(folder, seed=seed, **changes))
 
 
-def scheme_for(shape: Architecture, *, scheme: str = "cycle", rank: int = 4, subspaces: int = 3) -> AdapterScheme:
+def scheme_for(
+    shape: Architecture, *, scheme: str = "cycle", rank: int = 4, subspaces: int = 3
+) -> AdapterScheme:
     linears = tuple(
         Linear(name=name.removeprefix("layers.0."), out_features=out, in_features=in_)
         for name, out, in_ in shape.linears()
