@@ -67,6 +67,8 @@ class Demo:
         finally:
             await asyncio.gather(*(peer.stop() for peer in self.peers))
         report = self._report(pulled, chaos)
+        if chaos is not None:
+            chaos["conflicting_own_messages"] = self._count_evidence()
         if self.plan.measure:
             self._add_gains(report, await self._gains())
         report["seconds"] = {
@@ -142,7 +144,6 @@ class Demo:
         self.note = "a fifth process pulls the adapter and verifies it"
         target = self.plan.folder / "adapter"
         pulled = await run_json("pull", ticket, "--format", "peft", "-o", str(target))
-        await run_json("pull", ticket, "--format", "sterna", "-o", str(self.plan.folder / "adapter.sterna"))
         verified = await run_json("verify", ticket)
         return {
             "digest": pulled["adapter_digest"],
@@ -168,6 +169,14 @@ class Demo:
             workers=min(2, os.cpu_count() or 1),
             note=self._set_note,
         )
+
+    def _count_evidence(self) -> int:
+        """Proofs, over all peers' stores, that somebody signed two different messages for one place."""
+        found = 0
+        for peer in self.peers:
+            with open_home_for_reading(peer.home) as store:
+                found += sum(len(store.evidence(swarm.swarm)) for swarm in store.swarms())
+        return found
 
     def _set_note(self, note: str) -> None:
         self.note = note
