@@ -1,4 +1,4 @@
-// AMX int8: tdpbsud multiplies a tile of 16 rows x 64 activations with one of 64 x 16 codes into 16 x 16 int32.
+// AMX int8: tdpbsud multiplies a tile of 16 rows x 64 activations with one of 64 x 16 codes.
 //
 // amx_emulated.cc compiles this same file with the tiles in memory, for tests on processors without AMX.
 #include <immintrin.h>
@@ -14,7 +14,8 @@
 namespace sterna {
 namespace {
 
-constexpr int kGroups = 2;  // 2 x 2 tiles of sums need 4 tiles of operands for 4 products: as many loads as products
+// 2 x 2 tiles of sums and 2 + 2 of operands fill the eight tiles: four products for four loads.
+constexpr int kGroups = 2;
 constexpr int64_t kColumns = 16 * kGroups;
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kTileBytes = 16 * 64;
@@ -30,8 +31,8 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
-// The configuration belongs to the thread, and other libraries set and release theirs on the same thread. It is
-// therefore set for each panel and released after it.
+// The configuration belongs to the thread, and other libraries set and release theirs on the same thread. It
+// is therefore set for each panel and released after it.
 void configure() {
   const TileConfig config;
   // GCC 12 believes that ldtilecfg reads 8 bytes only and would drop the stores to the others.
@@ -91,7 +92,7 @@ void multiply(const MultiplyTask& t) {
     for (int64_t r = 0; r < count; r += t.limbs)
       for (int g = 0; g < kGroups; ++g) {
         // A tile holds an even number of limb rows: the second limb is in the same tile.
-        const int32_t(*tile)[16] = sums[r / kTileRows][g];
+        const int32_t (*tile)[16] = sums[r / kTileRows][g];
         const int64_t in_tile = r % kTileRows;
         store16(t, first + r, g, _mm512_load_si512(tile[in_tile]), _mm512_load_si512(tile[in_tile | 1]));
       }
@@ -99,17 +100,27 @@ void multiply(const MultiplyTask& t) {
   _tile_release();
 }
 
-void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) { unpack_forward_groups<kGroups>(w, c0, codes); }
+void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) {
+  unpack_forward_groups<kGroups>(w, c0, codes);
+}
 
-void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) { unpack_backward_groups<kGroups>(w, c0, codes); }
+void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {
+  unpack_backward_groups<kGroups>(w, c0, codes);
+}
+
+#ifdef STERNA_AMX_EMULATED
+#define STERNA_AMX_VARIANT kAmxEmulated
+constexpr char kName[] = "amx-emulated";
+bool runs_here() { return has_avx512vnni(); }
+#else
+#define STERNA_AMX_VARIANT kAmx
+constexpr char kName[] = "amx";
+bool runs_here() { return has_amx(); }
+#endif
 
 }  // namespace
 
-#ifdef STERNA_AMX_EMULATED
-const Variant kAmxEmulated = {"amx-emulated", has_avx512vnni,
-#else
-const Variant kAmx = {"amx", has_amx,
-#endif
-    kTileRows, kColumns, quantise_row512, unpack_forward, unpack_backward, multiply, gemv512};
+const Variant STERNA_AMX_VARIANT = {kName,          runs_here,       kTileRows, kColumns, quantise_row512,
+                                    unpack_forward, unpack_backward, multiply,  gemv512};
 
 }  // namespace sterna

@@ -37,7 +37,8 @@ inline void check(int tile) {
 inline void emulated_loadconfig(const void* config) {
   memcpy(&tiles.config, config, sizeof tiles.config);
   for (int t = 0; t < 8; ++t)
-    require(tiles.config.rows[t] <= 16 && tiles.config.row_bytes[t] <= 64, "tile larger than the palette allows");
+    require(tiles.config.rows[t] <= 16 && tiles.config.row_bytes[t] <= 64,
+            "tile larger than the palette allows");
   memset(tiles.data, 0, sizeof tiles.data);
 }
 
@@ -51,7 +52,8 @@ inline void emulated_zero(int tile) {
 inline void emulated_load(int tile, const void* base, int64_t stride) {
   emulated_zero(tile);
   for (int row = 0; row < tiles.config.rows[tile]; ++row)
-    memcpy(tiles.data[tile][row], static_cast<const char*>(base) + row * stride, tiles.config.row_bytes[tile]);
+    memcpy(tiles.data[tile][row], static_cast<const char*>(base) + row * stride,
+           tiles.config.row_bytes[tile]);
 }
 
 inline void emulated_store(int tile, void* base, int64_t stride) {

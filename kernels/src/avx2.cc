@@ -1,4 +1,4 @@
-// AVX2: vpmaddubsw multiplies 32 codes (unsigned) with 32 activations (signed) and adds them in pairs to int16.
+// AVX2: vpmaddubsw multiplies 32 codes (unsigned) with 32 activations (signed) and adds pairs to int16.
 #include <immintrin.h>
 
 #include "cpu.h"
@@ -9,11 +9,11 @@ namespace {
 
 constexpr int64_t kColumns = 16;  // two registers of 8 int32 (or 16 int16 pairs) each
 
-// A pair is at most 2 * 3 * 128 = 768 in size, so 42 of them fit an int16; 32 is half of a block of 64 columns
-// times two, a number every depth is a multiple of 16 steps for.
+// Steps of four activations whose pairs are added up in int16: a pair is 2 * 3 * 128 = 768 at most, and
+// 42 * 768 is the last multiple below 2^15.
 constexpr int64_t kInt16Steps = 32;
 
-// Rows that share each load of a panel: 6 x 2 sums, two codes, one activation, one product: all 16 registers.
+// Rows that share each load of a panel: 6 x 2 sums, 2 codes, an activation and a product are 16 registers.
 constexpr int64_t kRowsAtOnce = 6;
 
 __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -25,8 +25,8 @@ __m256i broadcast4(const int8_t* p) {
   return _mm256_set1_epi32(four);
 }
 
-// sum += codes (unsigned) * x (signed), two products an int16. As instructions, because GCC 12 gathers the intrinsics
-// of all rows before it adds them up, and has no registers for that.
+// sum += codes (unsigned) * x (signed), two products an int16. As instructions, because GCC 12 gathers the
+// intrinsics of all rows before it adds them up, and has no registers for that.
 [[gnu::always_inline]] inline void add_pairs(__m256i& sum, __m256i codes, __m256i x) {
   __m256i pairs;
   __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(pairs) : "x"(codes), "x"(x));
@@ -116,8 +116,10 @@ void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) {
 // Four rows n of a quarter, 4 x 4 bytes, transposed to [kk][n]; field j then gives the columns 4j .. 4j+3.
 void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {
   const __m256i three = _mm256_set1_epi8(3);
-  const __m256i transpose = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  const __m256i fields01 = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2), fields23 = _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6);
+  const __m256i transpose =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m256i fields01 = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2),
+                fields23 = _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6);
   const uint8_t* p = w.block(0, c0 / kBlockColumns) + c0 % kBlockColumns * 4;
   const int64_t stride = w.k_blocks() * kBlockBytes;
   for (int64_t nb = 0; nb < w.n_blocks(); ++nb, p += stride) {
@@ -187,9 +189,9 @@ void multiply(const MultiplyTask& t) {
   if (r < rows) multiply_rows<1>(t, r);
 }
 
-// One row of x straight from the packed bytes. Fields stay in their bytes: at 1 and, for the odd ones, at 4 times
-// their value, which one shift at the end undoes. A block adds 8 pairs to each int16 sum: 8 * 2 * 4 * 3 * 128 = 24576
-// at most.
+// One row of x straight from the packed bytes. Fields stay in their bytes: at 1 and, for the odd ones, at 4
+// times their value, which one shift at the end undoes. A block adds 8 pairs to each int16 sum, which is
+// 8 * 2 * 4 * 3 * 128 = 24576 at most.
 void gemv(const GemvTask& t) {
   const __m256i even = _mm256_set1_epi8(0x03), odd = _mm256_set1_epi8(0x0c), ones = _mm256_set1_epi16(1);
   const uint8_t* p = t.packed;
@@ -200,7 +202,8 @@ void gemv(const GemvTask& t) {
       __m256i sum[2] = {}, sum4[2] = {};
 #pragma GCC unroll 4
       for (int q = 0; q < 4; ++q, p += 64, a += 16) {
-        const __m256i x0 = broadcast4(a), x1 = broadcast4(a + 4), x2 = broadcast4(a + 8), x3 = broadcast4(a + 12);
+        const __m256i x0 = broadcast4(a), x1 = broadcast4(a + 4), x2 = broadcast4(a + 8),
+                      x3 = broadcast4(a + 12);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; ++h) {
           const __m256i v = load(p + 32 * h), upper = _mm256_srli_epi16(v, 4);
@@ -227,6 +230,7 @@ void gemv(const GemvTask& t) {
 
 }  // namespace
 
-const Variant kAvx2 = {"avx2", has_avx2, 1, kColumns, quantise_row, unpack_forward, unpack_backward, multiply, gemv};
+const Variant kAvx2 = {"avx2",         has_avx2,        1,        kColumns, quantise_row,
+                       unpack_forward, unpack_backward, multiply, gemv};
 
 }  // namespace sterna

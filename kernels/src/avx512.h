@@ -1,6 +1,6 @@
 // What the two variants with 512-bit registers share: quantisation, unpacking, the single row.
 //
-// Everything here has internal linkage: each file that includes it gets its own copy, compiled with its own flags.
+// Everything here has internal linkage: each file that includes it gets its own copy with its own flags.
 #pragma once
 
 #include <immintrin.h>
@@ -10,8 +10,8 @@
 namespace sterna {
 namespace {
 
-// sum += codes (unsigned) * x (signed), four products an int32. As an instruction and not as the intrinsic, whose
-// two-operand form makes GCC 12 copy and spill the sums: 2.5 times slower with 24 of them.
+// sum += codes (unsigned) * x (signed), four products an int32. As an instruction and not as the intrinsic,
+// whose two-operand form makes GCC 12 copy and spill the sums: 2.5 times slower with 24 of them.
 [[gnu::always_inline]] inline void dot(__m512i& sum, __m512i codes, __m512i x) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
 }
@@ -22,8 +22,9 @@ inline __m512i broadcast4(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 
-// Stores 16 columns of a row of the result: `high` is the sum of limb row r, `low` that of r + 1 if there are two.
-[[gnu::always_inline]] inline void store16(const MultiplyTask& t, int64_t r, int64_t group, __m512i high, __m512i low) {
+// Stores 16 columns of a row of the result: `high` is the sum of limb row r, `low` that of r + 1, if any.
+[[gnu::always_inline]] inline void store16(const MultiplyTask& t, int64_t r, int64_t group, __m512i high,
+                                           __m512i low) {
   const int64_t m = r / t.limbs;
   __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, _mm512_set1_epi32(t.sums[r])));
   if (t.limbs == 2) {
@@ -47,7 +48,8 @@ inline void quantise_row512(const QuantiseTask& t) {
       const __m512i x = _mm512_maskz_loadu_epi32(lanes(i + 16 * j, t.length), t.x + i + 16 * j);
       largest[j] = _mm512_max_epi32(largest[j], _mm512_and_si512(x, magnitude));
     }
-  const __m512i all = _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3]));
+  const __m512i all =
+      _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3]));
   const RowScale row = row_scale(_mm512_reduce_max_epi32(all), t.floor, t.limbs);
   *t.step = row.step;
 
@@ -93,8 +95,8 @@ inline void unpack_forward_groups(const Weights& w, int64_t c0, uint8_t* codes) 
     }
 }
 
-// A panel of kGroups * 16 columns k. Four rows n of a quarter, 4 x 4 bytes, are transposed to [kk][n] in every lane;
-// lane j then keeps field j, the columns 4j .. 4j+3.
+// A panel of kGroups * 16 columns k. Four rows n of a quarter, 4 x 4 bytes, are transposed to [kk][n] in
+// every lane; lane j then keeps field j, the columns 4j .. 4j+3.
 template <int kGroups>
 inline void unpack_backward_groups(const Weights& w, int64_t c0, uint8_t* codes) {
   const __m512i three = _mm512_set1_epi8(3);
@@ -113,8 +115,8 @@ inline void unpack_backward_groups(const Weights& w, int64_t c0, uint8_t* codes)
   memset(codes, 0, static_cast<size_t>((round_up(w.n, 64) - w.n_blocks() * kBlockRows) * 16 * kGroups));
 }
 
-// One row of x straight from the packed bytes. Fields stay in their bytes, at 1, 4, 16 and 64 times their value; one
-// shift at the end undoes it.
+// One row of x straight from the packed bytes. Fields stay in their bytes, at 1, 4, 16 and 64 times their
+// value; one shift at the end undoes it.
 inline void gemv512(const GemvTask& t) {
   const __m512i masks[4] = {_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c), _mm512_set1_epi8(0x30),
                             _mm512_set1_epi8(static_cast<char>(0xc0))};

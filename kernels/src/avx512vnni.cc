@@ -6,7 +6,7 @@
 namespace sterna {
 namespace {
 
-constexpr int kGroups = 4;                 // registers of 16 columns in a panel
+constexpr int kGroups = 4;  // registers of 16 columns in a panel
 constexpr int64_t kColumns = 16 * kGroups;
 constexpr int64_t kRowsAtOnce = 6;  // 6 x 4 sums, 4 codes and an activation of the 32 registers
 
@@ -47,12 +47,17 @@ void multiply(const MultiplyTask& t) {
   if (r < rows) multiply_rows<1>(t, r);
 }
 
-void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) { unpack_forward_groups<kGroups>(w, c0, codes); }
+void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) {
+  unpack_forward_groups<kGroups>(w, c0, codes);
+}
 
-void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) { unpack_backward_groups<kGroups>(w, c0, codes); }
+void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {
+  unpack_backward_groups<kGroups>(w, c0, codes);
+}
 
 }  // namespace
 
-const Variant kAvx512Vnni = {"avx512vnni", has_avx512vnni, 1, kColumns, quantise_row512, unpack_forward, unpack_backward, multiply, gemv512};
+const Variant kAvx512Vnni = {"avx512vnni",   has_avx512vnni,  1,        kColumns, quantise_row512,
+                             unpack_forward, unpack_backward, multiply, gemv512};
 
 }  // namespace sterna

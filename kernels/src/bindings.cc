@@ -1,5 +1,6 @@
-// The Python module sterna_kernels._native. Arrays come as addresses: their dtype, shape and contiguity are checked
-// in Python, once for NumPy and torch alike, and an address costs a torch operator 0.5 us where an ndarray costs 6.
+// The Python module sterna_kernels._native. Arrays come as addresses: their dtype, shape and contiguity are
+// checked in Python, once for NumPy and torch alike, and an address costs a torch operator 0.5 us where an
+// ndarray costs 6.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
@@ -34,13 +35,15 @@ Weights weights(uintptr_t packed, int64_t n, int64_t k, float scale) {
 
 void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t x, int64_t rows, uintptr_t y) {
   if (rows == 0) return;
-  sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale), at<const float>(x), rows, at<float>(y));
+  sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale), at<const float>(x), rows,
+                  at<float>(y));
 }
 
 void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t g, int64_t rows, int limbs,
               uintptr_t dx) {
   if (rows == 0) return;
-  if (limbs != 1 && limbs != 2) throw std::invalid_argument("limbs=" + std::to_string(limbs) + ": 1 and 2 exist");
+  if (limbs != 1 && limbs != 2)
+    throw std::invalid_argument("limbs=" + std::to_string(limbs) + ": 1 and 2 exist");
   sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale), at<const float>(g), rows, limbs,
                    at<float>(dx));
 }
@@ -48,7 +51,8 @@ void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t g, 
 void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows, uintptr_t codes) {
   const Weights w = weights(packed, n, k, 1.0f);
   if (first < 0 || rows < 0 || first + rows > n)
-    throw std::invalid_argument("rows " + std::to_string(first) + " + " + std::to_string(rows) + " of " + std::to_string(n));
+    throw std::invalid_argument("rows " + std::to_string(first) + " + " + std::to_string(rows) + " of " +
+                                std::to_string(n));
   sterna::unpack(w, first, rows, at<int8_t>(codes));
 }
 

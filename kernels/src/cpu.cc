@@ -12,9 +12,9 @@ namespace sterna {
 namespace {
 
 // Register sets that the operating system saves (XCR0). Without its bit, an instruction set faults.
-constexpr uint64_t kAvxState = 0x6;        // xmm, ymm
-constexpr uint64_t kAvx512State = 0xe6;    // and masks, upper zmm halves, zmm16-31
-constexpr uint64_t kTileState = 0x60000;   // tile configuration, tiles
+constexpr uint64_t kAvxState = 0x6;       // xmm, ymm
+constexpr uint64_t kAvx512State = 0xe6;   // and masks, upper zmm halves, zmm16-31
+constexpr uint64_t kTileState = 0x60000;  // tile configuration, tiles
 
 constexpr bool bit(unsigned word, int index) { return word >> index & 1; }
 
@@ -63,7 +63,8 @@ bool has_avx512vnni() {
 
 bool has_amx() {
   const Features& f = features();
-  if (!has_avx512vnni() || !f.saves(kTileState) || !bit(f.leaf7_edx, 24) || !bit(f.leaf7_edx, 25)) return false;
+  if (!has_avx512vnni() || !f.saves(kTileState) || !bit(f.leaf7_edx, 24) || !bit(f.leaf7_edx, 25))
+    return false;
   static const bool allowed = allowed_tiles();
   return allowed;
 }

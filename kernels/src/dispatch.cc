@@ -10,7 +10,8 @@ const Variant* const kFastestFirst[] = {
     &kAmx,
 #endif
 #ifdef STERNA_X86
-    &kAvx512Vnni, &kAvx2,
+    &kAvx512Vnni,
+    &kAvx2,
 #endif
     &kScalar,
 };

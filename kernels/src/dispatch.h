@@ -1,4 +1,4 @@
-// Which variant a process uses: the fastest one that runs here, chosen once, unless somebody asks for another.
+// Which variant a process uses: the fastest that runs here, chosen once, unless somebody asks for another.
 #pragma once
 
 #include <string_view>
@@ -8,7 +8,7 @@
 
 namespace sterna {
 
-// The variants that run here, fastest first; the last is "scalar". Without the emulated one, which is for tests.
+// The variants that run here, fastest first; the last is "scalar". The emulated one is for tests, not here.
 const std::vector<const Variant*>& variants();
 
 const Variant& variant_in_use();

@@ -11,13 +11,14 @@
 //   bits     7 6     5 4     3 2     1 0              n = 0..15   q, j, kk = 0..3
 //   column  12+kk   8+kk    4+kk      kk   (+ 16q)    code = weight + 1: 00 = -1, 01 = 0, 10 = +1
 //
-// Why so: a quarter shifted right by 2j and masked with 3 is [16 n][4 k], the operand that maddubs, vpdpbusd and
-// tdpbsud want for y = x W^T; and the 4 x 4 bytes of a quarter transposed are [4 k][4 n], the operand for dx = g W.
-// The same bytes serve both directions.
+// Why so: a quarter shifted right by 2j and masked with 3 is [16 n][4 k], the operand that maddubs, vpdpbusd
+// and tdpbsud want for y = x W^T; and the 4 x 4 bytes of a quarter transposed are [4 k][4 n], the operand for
+// dx = g W. The same bytes serve both directions.
 //
-// N is padded to a multiple of 16 and K to a multiple of 64 with code 01. Products do not depend on the padding:
-// it meets zeros on the other side or lands in outputs that are dropped. Code 11 is not used by anything that packs;
-// every variant takes it as the weight +2 and stays within its bounds, so that a damaged file does no harm.
+// N is padded to a multiple of 16 and K to a multiple of 64 with code 01. Products do not depend on the
+// padding: it meets zeros on the other side or lands in outputs that are dropped. Code 11 is not used by
+// anything that packs; every variant takes it as the weight +2 and stays within its bounds, so that a damaged
+// file does no harm.
 #pragma once
 
 #include <cstdint>
@@ -29,14 +30,15 @@ inline constexpr int64_t kBlockColumns = 64;
 inline constexpr int64_t kBlockBytes = kBlockRows * kBlockColumns / 4;
 
 // Longest side of a matrix, so of every sum. With |activation| <= 128 and code <= 3:
-//   |sum of activation * code|            <= 3 * 128 * 2^17 < 2^26            fits int32
-//   the same with codes in place (x 64)   <= 64 * 3 * 128 * 2^15 < 2^30       fits int32 (a field has K/4 codes)
-//   |sum of activation * weight|          <= 128 * 2^17 = 2^24                exact in float32
+//   |sum of activation * code|              <= 3 * 128 * 2^17 < 2^26          fits int32
+//   the same, a field (K/4 codes) in place  <= 64 * 3 * 128 * 2^15 < 2^30     fits int32
+//   |sum of activation * weight|            <= 128 * 2^17 = 2^24              exact in float32
 // the last for weights -1, 0, +1.
 inline constexpr int64_t kMaxSide = int64_t{1} << 17;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+// Always inlined, because files with other flags than the rest use them: see variant.h.
+[[gnu::always_inline]] constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+[[gnu::always_inline]] constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // W as the kernels see it.
 struct Weights {
@@ -44,9 +46,11 @@ struct Weights {
   int64_t n, k;
   float scale;
 
-  int64_t n_blocks() const { return ceil_div(n, kBlockRows); }
-  int64_t k_blocks() const { return ceil_div(k, kBlockColumns); }
-  const uint8_t* block(int64_t nb, int64_t kb) const { return packed + (nb * k_blocks() + kb) * kBlockBytes; }
+  [[gnu::always_inline]] int64_t n_blocks() const { return ceil_div(n, kBlockRows); }
+  [[gnu::always_inline]] int64_t k_blocks() const { return ceil_div(k, kBlockColumns); }
+  [[gnu::always_inline]] const uint8_t* block(int64_t nb, int64_t kb) const {
+    return packed + (nb * k_blocks() + kb) * kBlockBytes;
+  }
 };
 
 }  // namespace sterna

@@ -9,12 +9,13 @@
 namespace sterna {
 namespace {
 
-constexpr float kActivationFloor = 1e-5f;             // BitNet b1.58
-constexpr float kGradientFloor = 0x1p-100f;           // keeps 127 * 256 / floor finite, floor / (127 * 256) normal
-constexpr int64_t kActivationBytes = 512 << 10;       // quantised rows that stay in a 1 MiB L2 beside a panel
-constexpr int64_t kGemvBlocks = 4;                    // rows of blocks a thread takes at once
+constexpr float kActivationFloor = 1e-5f;        // BitNet b1.58
+constexpr float kGradientFloor = 0x1p-100f;      // keeps 127 * 256 / floor finite, floor / (127 * 256) normal
+constexpr int64_t kActivationBytes = 512 << 10;  // quantised rows that stay in a 1 MiB L2 beside a panel
+constexpr int64_t kGemvBlocks = 4;               // rows of blocks a thread takes at once
+constexpr int64_t kGemvRows = 4;                 // up to so many rows, unpacking costs more than it saves
 constexpr int64_t kQuantiseRows = 8;
-constexpr int64_t kQuantiseWork = 32;                 // an element costs about as much as this many multiplications
+constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this many multiplications
 
 // Memory that a thread keeps for its next product; grows, never shrinks before the thread ends.
 class Scratch {
@@ -49,9 +50,9 @@ struct Activations {
   int64_t depth;
 };
 
-Activations quantise(const Variant& v, const float* x, int64_t rows, int64_t length, float floor, int limbs,
-                     float scale) {
-  const int64_t depth = round_up(length, kBlockColumns), tile = v.tile_rows;
+Activations quantise(const Variant& v, int64_t tile, const float* x, int64_t rows, int64_t length,
+                     float floor, int limbs, float scale) {
+  const int64_t depth = round_up(length, kBlockColumns);
   const Activations a = {activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth),
                          sums_scratch.get<int32_t>(rows * limbs), factors_scratch.get<float>(rows), depth};
   const auto start = [&](int64_t limb_row) {
@@ -61,8 +62,8 @@ Activations quantise(const Variant& v, const float* x, int64_t rows, int64_t len
     const int64_t end = std::min(rows, (item + 1) * kQuantiseRows);
     for (int64_t m = item * kQuantiseRows; m < end; ++m) {
       float step;
-      v.quantise_row({x + m * length, length, depth, floor, limbs, start(m * limbs), start(m * limbs + limbs - 1),
-                      tile * kBlockColumns, a.sums + m * limbs, &step});
+      v.quantise_row({x + m * length, length, depth, floor, limbs, start(m * limbs),
+                      start(m * limbs + limbs - 1), tile * kBlockColumns, a.sums + m * limbs, &step});
       a.factors[m] = step * scale;
     }
   });
@@ -94,16 +95,20 @@ void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const 
   });
 }
 
-// One row: the packed bytes are read once, and nothing else.
-void multiply_row(const Variant& v, const Weights& w, const Activations& a, float* y) {
+// A few rows, one after the other, on a few rows of blocks that stay in the cache: memory is read once.
+void multiply_few(const Variant& v, const Weights& w, const Activations& a, int64_t rows, float* y) {
   const int64_t blocks = w.n_blocks();
-  for_each_item(ceil_div(blocks, kGemvBlocks), w.n * w.k, [&](int64_t item) {
+  for_each_item(ceil_div(blocks, kGemvBlocks), rows * w.n * w.k, [&](int64_t item) {
     const int64_t nb = item * kGemvBlocks, count = std::min(kGemvBlocks, blocks - nb);
-    const bool ragged = (nb + count) * kBlockRows > w.n;
+    const int64_t columns = std::min(w.n - nb * kBlockRows, count * kBlockRows);
+    const bool ragged = columns < count * kBlockRows;
     float edge[kGemvBlocks * kBlockRows];
-    float* target = y + nb * kBlockRows;
-    v.gemv({w.block(nb, 0), count, w.k_blocks(), a.codes, a.sums[0], a.factors[0], ragged ? edge : target});
-    if (ragged) std::copy_n(edge, w.n - nb * kBlockRows, target);
+    for (int64_t m = 0; m < rows; ++m) {
+      float* target = y + m * w.n + nb * kBlockRows;
+      v.gemv({w.block(nb, 0), count, w.k_blocks(), a.codes + m * a.depth, a.sums[m], a.factors[m],
+              ragged ? edge : target});
+      if (ragged) std::copy_n(edge, columns, target);
+    }
   });
 }
 
@@ -111,25 +116,25 @@ void multiply_row(const Variant& v, const Weights& w, const Activations& a, floa
 
 void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, float* y) {
   if (rows == 0) return;
-  if (rows == 1) {
-    // A single row has no use for tiles.
-    Variant flat = v;
-    flat.tile_rows = 1;
-    multiply_row(v, w, quantise(flat, x, 1, w.k, kActivationFloor, 1, w.scale), y);
+  if (rows <= kGemvRows) {
+    multiply_few(v, w, quantise(v, 1, x, rows, w.k, kActivationFloor, 1, w.scale), rows, y);
     return;
   }
-  multiply_panels(v, w, true, quantise(v, x, rows, w.k, kActivationFloor, 1, w.scale), rows, 1, y);
+  multiply_panels(v, w, true, quantise(v, v.tile_rows, x, rows, w.k, kActivationFloor, 1, w.scale), rows, 1,
+                  y);
 }
 
 void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, int limbs, float* dx) {
   if (rows == 0) return;
-  multiply_panels(v, w, false, quantise(v, g, rows, w.n, kGradientFloor, limbs, w.scale), rows, limbs, dx);
+  multiply_panels(v, w, false, quantise(v, v.tile_rows, g, rows, w.n, kGradientFloor, limbs, w.scale), rows,
+                  limbs, dx);
 }
 
 void unpack(const Weights& w, int64_t first, int64_t rows, int8_t* codes) {
   for (int64_t r = first; r < first + rows; ++r)
     for (int64_t c = 0; c < w.k; c += 4) {
-      const uint8_t* four = w.block(r / kBlockRows, c / kBlockColumns) + c % kBlockColumns / 16 * 64 + r % kBlockRows * 4;
+      const uint8_t* four =
+          w.block(r / kBlockRows, c / kBlockColumns) + c % kBlockColumns / 16 * 64 + r % kBlockRows * 4;
       const int shift = static_cast<int>(c % 16 / 4 * 2);
       for (int64_t kk = 0; kk < std::min<int64_t>(4, w.k - c); ++kk)
         *codes++ = static_cast<int8_t>((four[kk] >> shift & 3) - 1);

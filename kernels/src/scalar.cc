@@ -93,6 +93,7 @@ void gemv(const GemvTask& t) {
 
 }  // namespace
 
-const Variant kScalar = {"scalar", runs_here, 1, kColumns, quantise_row, unpack_forward, unpack_backward, multiply, gemv};
+const Variant kScalar = {"scalar",       runs_here,       1,        kColumns, quantise_row,
+                         unpack_forward, unpack_backward, multiply, gemv};
 
 }  // namespace sterna

@@ -4,11 +4,11 @@
 //   1. quantise_row   each row of activations or gradients becomes int8 and a step
 //   2. unpack_*       a panel of columns of the result: its codes as bytes, [depth/4][columns][4]
 //   3. multiply       all rows with that panel: int32 sums, correction, one float32 multiplication, store
-// A single row skips step 2: gemv reads the packed bytes.
+// A few rows skip step 2: gemv reads the packed bytes, one row at a time, row-major whatever tile_rows is.
 //
-// The files of the instruction sets are compiled with flags that the rest of the program must not see. They include
-// nothing with external inline functions (no standard containers, no algorithms), because the linker would keep one
-// copy of such a function for everybody, perhaps theirs.
+// The files of the instruction sets are compiled with flags that the rest of the program must not see. They
+// include nothing with external inline functions (no standard containers, no algorithms), because the linker
+// would keep one copy of such a function for everybody, perhaps theirs.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +18,19 @@
 
 namespace sterna {
 
-// Quantised rows. "Limb rows": with one limb, row m; with two, row 2m is the high and 2m+1 the low limb of row m.
+// Quantised rows. A "limb row" is row m itself or, with two limbs, 2m its high and 2m+1 its low limb.
 //
 // Limb row r, column d (d < depth, depth a multiple of 64, zero beyond the data) lies at
 //   (r / T) * T * depth  +  (d / 64) * T * 64  +  (r % T) * 64  +  d % 64        T = tile_rows of the variant
 // that is row-major for T = 1, and tiles of 16 rows x 64 bytes for T = 16.
 struct QuantiseTask {
   const float* x;
-  int64_t length;  // elements of x
-  int64_t depth;   // elements to write: length rounded up to 64
-  float floor;     // a smaller largest value counts as this
-  int limbs;       // 1 or 2
-  int8_t* high;    // where the row starts
-  int8_t* low;     // the second limb, when there are two
+  int64_t length;        // elements of x
+  int64_t depth;         // elements to write: length rounded up to 64
+  float floor;           // a smaller largest value counts as this
+  int limbs;             // 1 or 2
+  int8_t* high;          // where the row starts
+  int8_t* low;           // the second limb, when there are two
   int64_t chunk_stride;  // from one 64 bytes of the row to the next
   int32_t* sums;         // [limbs] sum of the codes of each limb
   float* step;           // what one unit stands for
@@ -64,8 +64,9 @@ struct Variant {
   int64_t tile_rows;
   int64_t panel_columns;  // 16, 32 or 64
   void (*quantise_row)(const QuantiseTask&);
-  // The panel of columns c0 .. c0 + panel_columns - 1 of y = x W^T (c counts n) or dx = g W (c counts k). Columns
-  // beyond the matrix and, backward, rows from n_blocks * 16 up to a multiple of 64 are filled with zeros.
+  // The panel of columns c0 .. c0 + panel_columns - 1 of y = x W^T (c counts n) or dx = g W (c counts k).
+  // Columns beyond the matrix and, backward, rows from n_blocks * 16 up to a multiple of 64 are filled with
+  // zeros.
   void (*unpack_forward)(const Weights&, int64_t c0, uint8_t* codes);
   void (*unpack_backward)(const Weights&, int64_t c0, uint8_t* codes);
   void (*multiply)(const MultiplyTask&);
