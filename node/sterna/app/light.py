@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sterna.errors import Unreachable
+from sterna.formats.gguf import write_gguf
 from sterna.formats.native import write_native
 from sterna.formats.peft import write_peft
 from sterna.net import Net, NetConfig, PeerConnected, PeerDisconnected, open_net
@@ -28,6 +29,7 @@ class Format(StrEnum):
     """What `pull` writes."""
 
     PEFT = "peft"
+    GGUF = "gguf"
     STERNA = "sterna"
 
 
@@ -49,10 +51,20 @@ async def pull_adapter(ticket_text: str, output: Path, format_: Format, *, timeo
         if certificate is None:
             raise Unreachable(f"the swarm {charter.name!r} has certified no round yet; try again later")
         adapter = await light.adapter(charter, chain.head_adapter)
-    if format_ is Format.PEFT:
-        write_peft(output, charter=charter, adapter=adapter, base_name=charter.base_name)
-    else:
-        write_native(output, charter=signed, adapter=adapter, certificate=certificate)
+    match format_:
+        case Format.PEFT:
+            write_peft(output, charter=charter, adapter=adapter, base_name=charter.base_name)
+        case Format.GGUF:
+            write_gguf(output, charter=charter, adapter=adapter)
+        case Format.STERNA:
+            history = [chain.at(round_) for round_ in range(1, certificate.round_)]
+            write_native(
+                output,
+                charter=signed,
+                adapter=adapter,
+                certificate=certificate,
+                history=[earlier for earlier in history if earlier is not None],
+            )
     return {
         "swarm": charter.swarm_id.hex(),
         "name": charter.name,

@@ -17,7 +17,7 @@ def pull(
     ticket: TicketArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write.")] = Path("adapter"),
     format_: Annotated[
-        Format, typer.Option("--format", help="peft: a folder PEFT loads; sterna: one self-proving file.")
+        Format, typer.Option("--format", help="peft: a folder; gguf: for llama.cpp; sterna: proves itself.")
     ] = Format.PEFT,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to look for peers.")] = 60.0,
     as_json: JsonFlag = False,

@@ -1,0 +1,178 @@
+"""The command line: results are text or one JSON value, failures one line and a documented exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sterna.cli import EXIT_INTERNAL, run
+from sterna.cli.output import fail
+from sterna_protocol.swarm.ticket import Ticket, encode_ticket
+
+COMMANDS = ("demo", "init", "join", "resume", "status", "peers", "rounds", "pull", "verify", "chat")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "home"
+    monkeypatch.setenv("STERNA_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(f"Paragraph {number} tells of terns over the sea." for number in range(40)))
+    return path
+
+
+def one_line_of(captured: str) -> str:
+    assert captured.count("\n") == 1, captured
+    return captured
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_ends_in_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    assert f"Example: sterna {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_speaks_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run([command, "--help"])
+    assert "--json" in capsys.readouterr().out
+
+
+def test_init_makes_a_key_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["init", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert run(["init", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert first["peer"].startswith("12D3KooW")
+    assert (home / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_base_list_names_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["base", "list", "--json"]) == 0
+    [nano] = json.loads(capsys.readouterr().out)["bases"]
+    assert nano["name"] == "nano"
+    assert 3e6 <= nano["parameters"] <= 6e6
+    assert nano["bytes"] <= 4_000_000
+
+
+@pytest.mark.parametrize("command", ["status", "peers"])
+def test_looking_at_a_home_without_a_node_says_what_to_do(
+    command: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command]) == 2
+    assert "sterna join TICKET --data FILE" in one_line_of(capsys.readouterr().err)
+
+
+def test_rounds_of_a_home_that_is_in_no_swarm(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["init"])
+    capsys.readouterr()
+    assert run(["rounds"]) == 2
+    assert "is in no swarm" in one_line_of(capsys.readouterr().err)
+
+
+def test_resume_needs_a_swarm(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["resume"]) == 2
+    assert "is in no swarm" in one_line_of(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("ticket", ["", "sterna1", "sterna1notaticket", "hello", "sterna1" + "z" * 4000])
+def test_a_broken_ticket_is_one_line(
+    ticket: str, home: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["join", ticket, "--data", str(text)]) == 6
+    assert "ticket" in one_line_of(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("empty.txt", b"", "empty.txt"),
+        ("binary.txt", bytes(range(256)) * 4, "binary.txt"),
+        ("broken.jsonl", b'{"text": "fine"}\n{"text": \n', "broken.jsonl:2"),
+        ("field.jsonl", b'{"text": "fine"}\n{"txt": "not"}\n', "field.jsonl:2"),
+    ],
+)
+def test_bad_data_founds_nothing(
+    name: str,
+    content: bytes,
+    where: str,
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert run(["swarm", "create", "--data", str(path)]) == 3
+    assert where in one_line_of(capsys.readouterr().err)
+    assert not (home / "state.db").exists()
+
+
+def test_a_missing_data_file_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["swarm", "create", "--data", "/nowhere/notes.txt"]) in (2, 3)
+    assert "/nowhere/notes.txt" in one_line_of(capsys.readouterr().err)
+
+
+def test_an_unknown_base_lists_the_known_ones(
+    home: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["swarm", "create", "--base", "giant", "--data", str(text)]) == 2
+    assert "nano" in one_line_of(capsys.readouterr().err)
+
+
+def test_a_charter_that_cannot_be_names_the_value(
+    home: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["swarm", "create", "--data", str(text), "--min-deltas", "1000"]) == 2
+    assert "1000" in one_line_of(capsys.readouterr().err)
+
+
+def test_a_demo_of_two_files_is_refused(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--data", str(text), "--data", str(text)]) == 2
+    assert "3 to 8" in one_line_of(capsys.readouterr().err)
+
+
+def test_chaos_needs_three_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--chaos", "--rounds", "2"]) == 2
+    assert "at least 3 rounds" in one_line_of(capsys.readouterr().err)
+
+
+def test_a_wrong_option_ends_with_the_usage_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pull", "--no-such-option"]) == 2
+    assert "--no-such-option" in capsys.readouterr().err
+
+
+@pytest.mark.real
+def test_a_ticket_whose_peers_are_gone_is_unreachable(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ticket = encode_ticket(
+        Ticket(
+            swarm=b"s" * 32,
+            addresses=("/ip4/127.0.0.1/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",),
+        )
+    )
+    assert run(["pull", ticket, "--timeout", "1"]) == 4
+    assert "ask a member for a fresh ticket" in one_line_of(capsys.readouterr().err)
+
+
+def test_a_bug_is_one_line_and_a_report(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("sterna.cli.app", broken)
+    assert run(["status"]) == EXIT_INTERNAL
+    assert "surprise" in one_line_of(capsys.readouterr().err)
+    assert "Traceback" in (home / "crash.log").read_text()
+
+
+def test_a_failure_is_one_line_whatever_its_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail("first\nsecond\n  third", 5) == 5
+    assert re.fullmatch(r"sterna: first second third\n", capsys.readouterr().err)
