@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from sterna.errors import ConfigError
@@ -36,8 +35,7 @@ def prepare_home(home: Path) -> None:
         ConfigError: it is a file, another user's folder, or a folder that holds other things.
         OSError: the disk refused.
     """
-    with suppress(FileExistsError):
-        home.mkdir(mode=0o700, parents=True)
+    _make(home)
     status = home.stat()
     if not stat.S_ISDIR(status.st_mode):
         raise ConfigError(f"{home} is a file; choose a folder with --home or ${HOME_VARIABLE}")
@@ -53,3 +51,15 @@ def prepare_home(home: Path) -> None:
             f"{home} holds other things ({min(names)}, ...); choose an empty or new folder with --home"
         )
     home.chmod(0o700)
+
+
+def _make(home: Path) -> None:
+    """Make ``home`` and the folders above it so that a power cut cannot take them away again."""
+    missing = [path for path in (home, *home.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700 if path == home else 0o777, exist_ok=True)
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -40,8 +40,9 @@ def read_seed(path: Path) -> bytes | None:
     finally:
         os.close(descriptor)
     if len(seed) != SEED_BYTES:
+        length = str(len(seed)) if len(seed) < SEED_BYTES else f"more than {SEED_BYTES}"
         raise ConfigError(
-            f"the key {path} has {len(seed)} bytes or more, a seed has {SEED_BYTES}; put your copy of it back"
+            f"the key {path} has {length} bytes, a seed has {SEED_BYTES}; put your copy of it back"
         )
     return seed
 

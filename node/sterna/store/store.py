@@ -14,7 +14,7 @@ from typing import Self, cast
 from sterna.errors import ConfigError, StorageError
 from sterna.home import prepare_home
 from sterna.store.blobs import Blobs
-from sterna.store.disk import Disk
+from sterna.store.disk import TMP_SUFFIX, Disk
 from sterna.store.failures import reported
 from sterna.store.journal import Journal, Row
 from sterna.store.keys import create_seed, read_seed
@@ -87,8 +87,9 @@ def open_store(home: Path, *, read_only: bool = False, disk: Disk | None = None)
         try:
             blobs = Blobs(home / "blobs", disk, read_only=False)
             blobs.open()
-            for leftover in home.glob("key.*.tmp"):
-                leftover.unlink()
+            with reported("the home folder cannot be tidied", home):
+                for leftover in home.glob(f"key.*{TMP_SUFFIX}"):
+                    disk.remove(leftover)
         except BaseException:
             journal.close()
             raise

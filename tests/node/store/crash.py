@@ -288,13 +288,13 @@ def kill_at_random(campaign: Campaign, kills: int, seed: int, longest_seconds: f
         campaign.kill(rounds=100, name=f"random {campaign.kills}", stop=moment)
 
 
-def preload_shim(folder: Path) -> None:
-    """Start this program again with ``shim.c`` preloaded."""
+def preload_shim(module: str, folder: Path) -> None:
+    """Start this program, which is ``module``, again with ``shim.c`` preloaded."""
     library = folder / "shim.so"
     source = Path(__file__).with_name("shim.c")
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     environment = {**os.environ, "LD_PRELOAD": str(library), "STERNA_CRASH_FOLDER": str(folder)}
-    arguments = [sys.executable, "-m", "tests.node.store.crash", *sys.argv[1:]]
+    arguments = [sys.executable, "-m", module, *sys.argv[1:]]
     os.execve(sys.executable, arguments, environment)
 
 
@@ -308,7 +308,9 @@ def main() -> int:
 
     with_shim = options.calls_every > 0
     if with_shim and "STERNA_CRASH_FOLDER" not in os.environ:
-        preload_shim(Path(tempfile.mkdtemp(prefix="sterna-crash-", dir=options.folder)))
+        preload_shim(
+            "tests.node.store.crash", Path(tempfile.mkdtemp(prefix="sterna-crash-", dir=options.folder))
+        )
     given = os.environ.get("STERNA_CRASH_FOLDER")
     folder = Path(given or tempfile.mkdtemp(prefix="sterna-crash-", dir=options.folder))
 
