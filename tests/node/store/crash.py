@@ -308,9 +308,8 @@ def main() -> int:
 
     with_shim = options.calls_every > 0
     if with_shim and "STERNA_CRASH_FOLDER" not in os.environ:
-        preload_shim(
-            "tests.node.store.crash", Path(tempfile.mkdtemp(prefix="sterna-crash-", dir=options.folder))
-        )
+        workplace = tempfile.mkdtemp(prefix="sterna-crash-", dir=options.folder)
+        preload_shim("tests.node.store.crash", Path(workplace))
     given = os.environ.get("STERNA_CRASH_FOLDER")
     folder = Path(given or tempfile.mkdtemp(prefix="sterna-crash-", dir=options.folder))
 

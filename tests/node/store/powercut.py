@@ -167,10 +167,8 @@ def record(folder: Path) -> tuple[list[Change], dict[int, PurePath]]:
     for mood in (1, 2):
         live(home, Disk(), lambda line: shim.fault_note(line.encode()), mood=mood, rounds=1)
     shim.fault_record(-1)
-    folders = {
-        path.stat().st_ino: PurePath(path) for path in (home.parent, *home.rglob("*")) if path.is_dir()
-    }
-    folders[home.stat().st_ino] = PurePath(home)
+    everything = (home.parent, home, *home.rglob("*"))
+    folders = {path.stat().st_ino: PurePath(path) for path in everything if path.is_dir()}
     data = (folder / "log").read_bytes()
     os.close(log)
     return list(_changes(data)), folders

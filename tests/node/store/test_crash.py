@@ -1,4 +1,4 @@
-"""A node that is stopped anywhere comes back knowing what it promised (the long run: crash.py)."""
+"""A node that is stopped anywhere comes back knowing what it promised (the long runs: crash.py, powercut.py)."""
 
 from __future__ import annotations
 
@@ -94,3 +94,13 @@ def test_a_killed_node_forgets_nothing_and_never_contradicts_itself(folder: Path
     assert (outcome.returncode, report.get("wrong")) == (0, []), outcome.stderr
     assert report["steps"] > 50
     assert report["random"] >= 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_power_cut_takes_nothing_that_was_promised(folder: Path) -> None:
+    command = ["-m", "tests.node.store.powercut", "--every", "3", "--draws", "1", "--folder", str(folder)]
+    outcome = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    report = json.loads(outcome.stdout) if outcome.stdout else {}
+    assert (outcome.returncode, report.get("wrong")) == (0, []), outcome.stderr
+    assert report["cuts"] > 200
