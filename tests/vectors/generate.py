@@ -50,9 +50,9 @@ from sterna_protocol.wire.messages import (
 from sterna_protocol.wire.signing import SigningKey
 
 FOLDER = Path(__file__).parent
-CODECS: tuple[Codec, ...] = ("int8", "int4", "ternary")
-RULES = ("mean", "clip+mean", "trimmed")
-LIMITS = {"int8": 127, "int4": 7, "ternary": 1}
+CODECS: tuple[Codec, ...] = ("int8", "int4", "ternary", "top2")
+RULES = ("mean", "clip+mean", "trimmed", "median", "nnm+trimmed")
+LIMITS = {"int8": 127, "int4": 7, "ternary": 1, "top2": 3}
 KEYS = sorted((SigningKey.from_seed(bytes((number,)) * 32) for number in (1, 2, 3)), key=lambda key: key.peer)
 
 
@@ -114,9 +114,16 @@ def stream(label: str, length: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def delta(charter: Charter, label: str) -> Delta:
-    """The delta of a label: code = byte mod (2 limit + 1) - limit, exponent = -(byte mod 25)."""
+    """The delta of a label: code = byte mod (2 limit + 1) - limit, exponent = -(byte mod 25).
+
+    top2: element i of a block is kept where i mod 32 = 0, with the code -3, -2, 2 or 3 for byte mod 4.
+    """
     size, limit = delta_size(charter.adapter), LIMITS[charter.codec]
-    codes = (stream(f"codes {label}", size) % (2 * limit + 1)).astype(np.int16) - limit
+    codes = stream(f"codes {label}", size)
+    if charter.codec == "top2":
+        codes = np.where(np.arange(size) % 1024 % 32 == 0, np.array([-3, -2, 2, 3])[codes % 4], 0)
+    else:
+        codes = (codes % (2 * limit + 1)).astype(np.int16) - limit
     count = -(-size // block_elements(charter.codec))
     exponents = -(stream(f"exponents {label}", count) % 25).astype(np.int16)
     return Delta(codes.astype(np.int8), exponents.astype(np.int8), charter.codec)

@@ -4,7 +4,7 @@ A delta blob, whose size follows from the charter to the byte::
 
     "STRD" | version u8 = 1 | codec u8 | 0 u16 | swarm 32 | round u32 | author 32      76 bytes, big-endian
     exponents    one i8 for each block of codes
-    codes        packed as the codec says (_PACK)
+    codes        packed as the codec says (packing.py)
 
 Element i has the value ``codes[i] * 2**exponents[i // block]``.
 """
@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sterna_protocol.errors import LocalProtocolError, MalformedMessage
+from sterna_protocol.merge.packing import PACKINGS, TOP2_BLOCK, top2_kept
 from sterna_protocol.merge.scheme import delta_size
 from sterna_protocol.swarm.charter import Charter
 
-Codec = Literal["int8", "int4", "ternary"]
+Codec = Literal["int8", "int4", "ternary", "top2"]
 
 MIN_EXPONENT: Final = -24
 """The unit of the adapter's state; finer steps would be lost in the merge."""
@@ -54,6 +55,7 @@ _FORMATS: Final[dict[str, _Format]] = {
     "int8": _Format(number=1, limit=127, block=256, tries=3),
     "int4": _Format(number=2, limit=7, block=256, tries=4),
     "ternary": _Format(number=3, limit=1, block=1024, tries=7),
+    "top2": _Format(number=4, limit=3, block=TOP2_BLOCK, tries=5),
 }
 
 _SLICE_BLOCKS: Final = 256
@@ -81,7 +83,7 @@ def quantise(values: NDArray[np.float32], codec: Codec) -> Delta:
     """The delta nearest to ``values`` (float [n]).
 
     Each code is rounded to nearest, ties to even; each block gets the exponent with the least squared error,
-    the larger one of two that are equal.
+    the larger one of two that are equal. ``top2`` keeps the largest magnitudes of each block.
 
     Only the sender quantises, so that floats are allowed here: receivers never repeat it.
 
@@ -93,16 +95,19 @@ def quantise(values: NDArray[np.float32], codec: Codec) -> Delta:
     layout = _FORMATS[codec]
     codes = np.empty(values.size, np.int8)
     exponents = np.empty(-(-values.size // layout.block), np.int8)
-    step = _SLICE_BLOCKS * layout.block
-    for start in range(0, values.size, step):
-        part = values[start : start + step]
+    whole = values.size - values.size % layout.block
+    starts = [*range(0, whole, _SLICE_BLOCKS * layout.block), whole, values.size]
+    for start, stop in pairwise(starts):
+        if start == stop:
+            continue
+        part = values[start:stop]
         if not np.isfinite(part).all():
             where = start + int(np.flatnonzero(~np.isfinite(part))[0])
             raise LocalProtocolError(f"delta value {where} is {values[where]}; the training diverged")
-        blocks = np.zeros((-(-part.size // layout.block), layout.block))
-        blocks.reshape(-1)[: part.size] = part
-        block_codes, block_exponents = _quantise_blocks(blocks, layout)
-        codes[start : start + step] = block_codes.reshape(-1)[: part.size]
+        blocks = part.astype(np.float64).reshape(-1, min(layout.block, stop - start))
+        search = _sparse_blocks if codec == "top2" else _dense_blocks
+        block_codes, block_exponents = search(blocks, layout)
+        codes[start:stop] = block_codes.reshape(-1)
         exponents[start // layout.block :][: len(blocks)] = block_exponents
     return Delta(codes, exponents, codec)
 
@@ -119,7 +124,7 @@ def dequantise(delta: Delta) -> NDArray[np.float32]:
 def delta_blob_bytes(charter: Charter) -> int:
     """The size of each delta blob of this swarm, in bytes."""
     size = delta_size(charter.adapter)
-    return HEADER_BYTES + _exponent_count(charter.codec, size) + _packed_bytes(charter.codec, size)
+    return HEADER_BYTES + _exponent_count(charter.codec, size) + PACKINGS[charter.codec].size(size)
 
 
 def encode_delta(charter: Charter, *, author: bytes, round_: int, delta: Delta) -> bytes:
@@ -133,7 +138,7 @@ def encode_delta(charter: Charter, *, author: bytes, round_: int, delta: Delta) 
         (
             _header(charter, author, round_),
             delta.exponents.tobytes(),
-            _PACK[charter.codec](delta.codes).tobytes(),
+            PACKINGS[charter.codec].pack(delta.codes).tobytes(),
         )
     )
 
@@ -162,7 +167,7 @@ def decode_delta(charter: Charter, *, author: bytes, round_: int, data: bytes | 
         )
     packed = np.frombuffer(data, np.uint8, offset=HEADER_BYTES + count)
     # [REJECT] Each code is in range and the padding is zero
-    codes = _UNPACK[charter.codec](packed, size)
+    codes = PACKINGS[charter.codec].unpack(packed, size)
     return Delta(codes, exponents, charter.codec)
 
 
@@ -206,99 +211,54 @@ def _exponent_count(codec: Codec, size: int) -> int:
     return -(-size // _FORMATS[codec].block)
 
 
-def _packed_bytes(codec: Codec, size: int) -> int:
-    return {"int8": size, "int4": -(-size // 2), "ternary": -(-size // 5)}[codec]
-
-
-def _quantise_blocks(
-    blocks: NDArray[np.float64], layout: _Format
-) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+def _dense_blocks(blocks: NDArray[np.float64], layout: _Format) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
     # With 2**(k-1) <= largest value < 2**k, the exponent k - (bits of the limit - 1) clips at most half a
     # step. Smaller ones clip the largest value for the sake of the others; each costs at least the square
     # of what it cuts off, so that only ``tries`` of them can win over a block of this length.
     _, largest = np.frexp(np.abs(blocks).max(axis=1))
-    top = largest - (layout.limit.bit_length() - 1)
-    best_error = np.full(len(blocks), np.inf)
-    best_codes = np.zeros(blocks.shape)
-    best_exponents = np.full(len(blocks), MIN_EXPONENT)
-    for lower in range(layout.tries):
-        exponents = np.clip(top - lower, MIN_EXPONENT, MAX_EXPONENT)
+    first = largest - (layout.limit.bit_length() - 1)
+
+    def codes_at(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.clip(np.rint(blocks / steps), -layout.limit, layout.limit)
+
+    codes, exponents = _least_error(blocks, first, layout.tries, codes_at)
+    exponents[~codes.any(axis=1)] = MIN_EXPONENT
+    return codes, exponents
+
+
+def _sparse_blocks(blocks: NDArray[np.float64], layout: _Format) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    kept = top2_kept(blocks.shape[1])
+    places = np.argpartition(-np.abs(blocks), kept - 1, axis=1)[:, :kept]
+    values = np.take_along_axis(blocks, places, axis=1)
+    # 2 and 3 steps stand for 1.5 to 3.5: with 2**(k-1) <= largest < 2**k, k - 1 is the first that can do.
+    _, largest = np.frexp(np.abs(values).max(axis=1))
+
+    def codes_at(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(values < 0, -1.0, 1.0) * np.where(np.abs(values) < 2.5 * steps, 2, 3)
+
+    codes, exponents = _least_error(values, largest - 1, layout.tries, codes_at)
+    dense = np.zeros(blocks.shape, np.int8)
+    np.put_along_axis(dense, places, codes, axis=1)
+    return dense, exponents
+
+
+def _least_error(
+    values: NDArray[np.float64],
+    first: NDArray[np.int32],
+    tries: int,
+    codes_at: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """The codes and exponents [rows] of least squared error, among ``tries`` exponents from ``first`` on."""
+    error = np.full(len(values), np.inf)
+    best = np.zeros(values.shape, np.int8)
+    best_exponents = np.zeros(len(values), np.int8)
+    for lower in range(tries):
+        exponents = np.clip(first - lower, MIN_EXPONENT, MAX_EXPONENT)
         steps = np.ldexp(1.0, exponents)[:, None]
-        codes = np.clip(np.rint(blocks / steps), -layout.limit, layout.limit)
-        error = np.square(blocks - codes * steps).sum(axis=1)
-        better = error < best_error
-        best_error[better] = error[better]
-        best_codes[better] = codes[better]
+        codes = codes_at(steps)
+        new_error = np.square(values - codes * steps).sum(axis=1)
+        better = new_error < error
+        error[better] = new_error[better]
+        best[better] = codes[better]
         best_exponents[better] = exponents[better]
-    best_exponents[~best_codes.any(axis=1)] = MIN_EXPONENT
-    return best_codes.astype(np.int8), best_exponents.astype(np.int8)
-
-
-def _pack_int8(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    return codes.view(np.uint8)
-
-
-def _unpack_int8(packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
-    codes = packed.view(np.int8)
-    if codes.min() < -127:
-        raise MalformedMessage(f"int8 code -128 at {int(codes.argmin())}")
-    return codes
-
-
-# int4: two codes a byte, two's complement, the first in the low half; an odd last half is 0.
-def _pack_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    halves = np.zeros(codes.size + codes.size % 2, np.uint8)
-    halves[: codes.size] = codes.view(np.uint8) & 15
-    packed: NDArray[np.uint8] = halves[0::2] | (halves[1::2] << np.uint8(4))
-    return packed
-
-
-def _unpack_int4(packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
-    halves = np.empty((packed.size, 2), np.uint8)
-    halves[:, 0] = packed & 15
-    halves[:, 1] = packed >> 4
-    # 0..7 stay, 8..15 become -8..-1.
-    codes = ((halves ^ 8).view(np.int8) - np.int8(8)).reshape(-1)
-    if codes.min() < -7:
-        raise MalformedMessage(f"int4 code -8 at {int(codes.argmin())}")
-    if codes[size:].any():
-        raise MalformedMessage("int4 padding is not zero")
-    return codes[:size]
-
-
-# ternary: five codes a byte, the byte is the sum of (code_j + 1) * 3**j; codes past the end are 0.
-def _pack_ternary(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    digits = np.ones((-(-codes.size // 5), 5), np.uint8)
-    digits.reshape(-1)[: codes.size] = (codes + 1).view(np.uint8)
-    packed = digits[:, 4].copy()
-    for place in (3, 2, 1, 0):
-        packed *= np.uint8(3)
-        packed += digits[:, place]
-    return packed
-
-
-def _unpack_ternary(packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
-    if packed.max() >= 3**5:
-        raise MalformedMessage(f"ternary byte {packed.max()} at {int(packed.argmax())}, the last is 242")
-    codes = _trits_of_byte()[packed].reshape(-1)
-    if codes[size:].any():
-        raise MalformedMessage("ternary padding is not zero")
-    return codes[:size]
-
-
-@cache
-def _trits_of_byte() -> NDArray[np.int8]:
-    byte = np.arange(3**5)[:, None]
-    return (byte // 3 ** np.arange(5) % 3 - 1).astype(np.int8)
-
-
-_PACK: Final[dict[str, Callable[[NDArray[np.int8]], NDArray[np.uint8]]]] = {
-    "int8": _pack_int8,
-    "int4": _pack_int4,
-    "ternary": _pack_ternary,
-}
-_UNPACK: Final[dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.int8]]]] = {
-    "int8": _unpack_int8,
-    "int4": _unpack_int4,
-    "ternary": _unpack_ternary,
-}
+    return best, best_exponents

@@ -7,12 +7,13 @@ of whole-row minima and maxima is the fast one for few rows and many columns.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def sort_columns(values: NDArray[np.int32] | NDArray[np.int64]) -> None:
+def sort_columns(values: NDArray[np.signedinteger[Any]]) -> None:
     """Sort each column of ``values`` [rows, columns] in place, the smallest in row 0."""
     low = np.empty_like(values[0])
     for first, second in _comparators(len(values)):

@@ -15,15 +15,17 @@ Bit budget of an int64 (63 bits and a sign)::
     sum over the slate              6 bits    64 deltas at most
     ---------------------------------------
     mean, clip+mean                61 bits    doubled once for the rounding: 62
-    trimmed (no clip factor)       45 bits    times 64 deltas: 51, doubled: 52
+    trimmed, median                45 bits    without clip factor; times 64 deltas: 51, doubled: 52
+    nnm+trimmed                    51 bits    sums of up to 64 such sums; times 64: 57, doubled: 58
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ from sterna_protocol.merge import adapter as adapters
 from sterna_protocol.merge import codec as codecs
 from sterna_protocol.merge.adapter import STATE_EXPONENT, STATE_LIMIT, Adapter
 from sterna_protocol.merge.codec import Delta, block_elements
+from sterna_protocol.merge.geometry import inner_products, squared_norm
 from sterna_protocol.merge.network import sort_columns
 from sterna_protocol.merge.scheme import delta_size, subspace_of
 from sterna_protocol.swarm.charter import Charter
@@ -59,12 +62,14 @@ def merge(
 
     Raises:
         LocalProtocolError: a delta or ``previous`` does not fit the charter, a delta is too old or from a
-            later round, or there are too many.
+            later round, an author has two, or there are too many.
     """
     adapters.require_fits(charter, previous)
     if len(deltas) > MAX_SLATE:
         raise LocalProtocolError(f"slate of {len(deltas)} deltas, the limit is {MAX_SLATE}")
     votes = [_vote(charter, entry, delta, round_) for entry, delta in deltas]
+    if len({vote.author for vote in votes}) != len(votes):
+        raise LocalProtocolError("slate with two deltas of one author")
     if not votes:
         return previous
     combine = _RULES[charter.merge.rule](charter, votes)
@@ -82,6 +87,7 @@ def merge(
 class _Vote:
     """One delta, its subspace and its staleness weight."""
 
+    author: bytes
     delta: Delta
     subspace: int
     weight: int
@@ -99,7 +105,12 @@ def _vote(charter: Charter, entry: SlateEntry, delta: Delta, round_: int) -> _Vo
             f"at most {charter.limits.max_staleness} rounds late are allowed"
         )
     codecs.require_fits(charter, delta)
-    return _Vote(delta, subspace_of(charter.adapter, entry.trained_round), STALENESS_WEIGHTS[staleness])
+    return _Vote(
+        author=entry.author,
+        delta=delta,
+        subspace=subspace_of(charter.adapter, entry.trained_round),
+        weight=STALENESS_WEIGHTS[staleness],
+    )
 
 
 def _mean(charter: Charter, votes: Sequence[_Vote]) -> _Combine:
@@ -133,48 +144,109 @@ def _trimmed(charter: Charter, votes: Sequence[_Vote]) -> _Combine:
 
     With nothing to cut this is the mean: sum(kept) * d / ((d - 2 cut) * sum(weight)).
     """
+    return _trimmed_mean(votes, _cut(charter, votes))
+
+
+def _median(charter: Charter, votes: Sequence[_Vote]) -> _Combine:
+    """All but the middle one or two of the weighted values are dropped."""
+    return _trimmed_mean(votes, (len(votes) - 1) // 2)
+
+
+def _trimmed_mean(votes: Sequence[_Vote], cut: int) -> _Combine:
     count = len(votes)
-    cut = count * charter.merge.trim_percent // 100
+    weights = _reduced_weights(votes)
     # Equal weights cancel out; the values then fit int32, whose comparisons cost half.
-    equal = len({vote.weight for vote in votes}) == 1
-    weights = [1 if equal else vote.weight for vote in votes]
-    dtype = np.int32 if equal else np.int64
+    dtype = np.int32 if set(weights) == {1} else np.int64
     divisor = (count - 2 * cut) * sum(weights)
 
     def combine(subspace: int, start: int, stop: int) -> NDArray[np.int64]:
-        values = np.zeros((count, stop - start), dtype)
-        for row, vote, weight in zip(values, votes, weights, strict=True):
-            if vote.subspace == subspace:
-                row[:] = _scaled(vote.delta, start, stop, weight)
+        values = _weighted(votes, weights, subspace, start, stop, dtype)
         sort_columns(values)
         return _divide(count * values[cut : count - cut].sum(axis=0, dtype=np.int64), divisor)
 
     return combine
 
 
+def _mixed_trimmed(charter: Charter, votes: Sequence[_Vote]) -> _Combine:
+    """Each delta is replaced by the sum of the d - cut weighted deltas nearest to it, itself included; then
+    as ``trimmed`` (nearest-neighbour mixing, arXiv:2302.01772)."""
+    count = len(votes)
+    cut = _cut(charter, votes)
+    weights = _reduced_weights(votes)
+    far = _farthest(votes, weights, cut)
+    divisor = (count - 2 * cut) * (count - cut) * sum(weights)
+
+    def combine(subspace: int, start: int, stop: int) -> NDArray[np.int64]:
+        values = _weighted(votes, weights, subspace, start, stop, np.int64)
+        # Fewer deltas are far than near: what is near is the total without them.
+        mixed = np.empty_like(values)
+        mixed[:] = values.sum(axis=0)
+        for row, strangers in zip(mixed, far, strict=True):
+            for stranger in strangers:
+                row -= values[stranger]
+        sort_columns(mixed)
+        return _divide(count * mixed[cut : count - cut].sum(axis=0), divisor)
+
+    return combine
+
+
+def _farthest(votes: Sequence[_Vote], weights: Sequence[int], cut: int) -> list[list[int]]:
+    """For each vote the ``cut`` others whose weighted deltas are farthest from its own; of two that are
+    equally far, the one with the larger author."""
+    pairs = [
+        (i, j)
+        for i, j in itertools.combinations_with_replacement(range(len(votes)), 2)
+        if votes[i].subspace == votes[j].subspace
+    ]
+    exact = inner_products([vote.delta for vote in votes], pairs)
+    products = {
+        (i, j): weights[i] * weights[j] * product for (i, j), product in zip(pairs, exact, strict=True)
+    }
+
+    def distance(i: int, j: int) -> int:
+        return products[i, i] + products[j, j] - 2 * products.get((min(i, j), max(i, j)), 0)
+
+    farthest = []
+    for i in range(len(votes)):
+        others = [j for j in range(len(votes)) if j != i]
+        others.sort(key=lambda j: (distance(i, j), votes[j].author))
+        farthest.append(others[len(others) - cut :])
+    return farthest
+
+
 _RULES: Final[dict[str, Callable[[Charter, Sequence[_Vote]], _Combine]]] = {
     "mean": _mean,
     "clip+mean": _clipped_mean,
     "trimmed": _trimmed,
+    "median": _median,
+    "nnm+trimmed": _mixed_trimmed,
 }
 
 
-def squared_norm(delta: Delta) -> int:
-    """The exact sum of the squares of a delta's elements, in units of 2**-48."""
-    block = block_elements(delta.codec)
-    total = 0
-    # Blocks are gathered by exponent: 127**2 * n < 2**14 * 2**28 fits an int64, the shift by up to 48 bits
-    # only a Python int.
-    by_exponent = np.zeros(codecs.MAX_EXPONENT - codecs.MIN_EXPONENT + 1, np.int64)
-    step = _SLICE
-    for start in range(0, delta.codes.size, step):
-        codes = delta.codes[start : start + step].astype(np.int32)
-        exponents = delta.exponents[start // block : (start + step) // block]
-        sums = np.add.reduceat(codes * codes, np.arange(0, codes.size, block), dtype=np.int64)
-        np.add.at(by_exponent, exponents.astype(np.intp) - codecs.MIN_EXPONENT, sums)
-    for above, squares in enumerate(by_exponent.tolist()):
-        total += squares << (2 * (codecs.MIN_EXPONENT - STATE_EXPONENT + above))
-    return total
+def _cut(charter: Charter, votes: Sequence[_Vote]) -> int:
+    return len(votes) * charter.merge.trim_percent // 100
+
+
+def _reduced_weights(votes: Sequence[_Vote]) -> list[int]:
+    """The weights, or ones where all are equal: only their ratios count."""
+    equal = len({vote.weight for vote in votes}) == 1
+    return [1 if equal else vote.weight for vote in votes]
+
+
+def _weighted(
+    votes: Sequence[_Vote],
+    weights: Sequence[int],
+    subspace: int,
+    start: int,
+    stop: int,
+    dtype: type[np.int32] | type[np.int64],
+) -> NDArray[np.signedinteger[Any]]:
+    """The weighted elements of a slice [d, s]: 0 where a delta is of another subspace."""
+    values: NDArray[np.signedinteger[Any]] = np.zeros((len(votes), stop - start), dtype)
+    for row, vote, weight in zip(values, votes, weights, strict=True):
+        if vote.subspace == subspace:
+            row[:] = _scaled(vote.delta, start, stop, weight)
+    return values
 
 
 def _scaled(delta: Delta, start: int, stop: int, factor: int) -> NDArray[np.int64]:

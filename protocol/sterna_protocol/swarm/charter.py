@@ -95,9 +95,12 @@ class Recipe(Record):
 
 
 class MergeRule(Record):
-    """How a slate becomes an adapter. ``trim_percent``: share cut at each end by ``trimmed``."""
+    """How a slate becomes an adapter (docs/spec/merge.md).
 
-    rule: Literal["mean", "clip+mean", "trimmed"]
+    ``trim_percent``: share of the slate that ``trimmed`` and ``nnm+trimmed`` cut at each end.
+    """
+
+    rule: Literal["mean", "clip+mean", "trimmed", "median", "nnm+trimmed"]
     trim_percent: Annotated[int, Field(ge=0, le=45)]
 
 
@@ -140,7 +143,7 @@ class Charter(Record):
     base: Digest
     tokenizer: Digest
     adapter: AdapterScheme
-    codec: Literal["int8", "int4", "ternary"]
+    codec: Literal["int8", "int4", "ternary", "top2"]
     merge: MergeRule
     recipe: Recipe
     timing: Timing

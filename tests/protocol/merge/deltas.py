@@ -9,7 +9,7 @@ from sterna_protocol.merge.scheme import delta_size
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire.messages import SlateEntry
 
-LIMITS: dict[str, int] = {"int8": 127, "int4": 7, "ternary": 1}
+LIMITS: dict[str, int] = {"int8": 127, "int4": 7, "ternary": 1, "top2": 3}
 
 
 def random_delta(
@@ -19,7 +19,14 @@ def random_delta(
     codec: Codec = charter.codec
     limit, size = LIMITS[codec], delta_size(charter.adapter)
     codes = rng.integers(-limit, limit, size, dtype=np.int8, endpoint=True)
-    blocks = -(-size // block_elements(codec))
+    block = block_elements(codec)
+    blocks = -(-size // block)
+    if codec == "top2":
+        codes[:] = 0
+        for start in range(0, size, block):
+            length = min(block, size - start)
+            kept = start + rng.choice(length, -(-length // 32), replace=False)
+            codes[kept] = rng.choice([-3, -2, 2, 3], kept.size)
     return Delta(codes, rng.integers(low, high, blocks, dtype=np.int8, endpoint=True), codec)
 
 

@@ -30,6 +30,13 @@ def merge(
             change = mean(clip(vectors), weights)
         case "trimmed":
             change = trimmed(vectors, weights, cut=math.floor(Fraction(len(vectors) * trim, 100)))
+        case "median":
+            change = trimmed(vectors, weights, cut=(len(vectors) - 1) // 2)
+        case "nnm+trimmed":
+            authors = [entry.author for entry, _ in deltas]
+            change = mixed_trimmed(
+                vectors, weights, authors, cut=math.floor(Fraction(len(vectors) * trim, 100))
+            )
         case rule:
             raise AssertionError(rule)
     limit = 2**31 - 1
@@ -70,6 +77,29 @@ def trimmed(vectors: Sequence[Vector], weights: Sequence[int], cut: int) -> list
         weighted = sorted(weight * value for weight, value in zip(weights, column, strict=True))
         kept = weighted[cut : count - cut]
         change.append(Fraction(sum(kept) * count, len(kept) * sum(weights)))
+    return change
+
+
+def mixed_trimmed(
+    vectors: Sequence[Vector], weights: Sequence[int], authors: Sequence[bytes], cut: int
+) -> list[Fraction]:
+    count = len(vectors)
+    weighted = [[weight * value for value in vector] for weight, vector in zip(weights, vectors, strict=True)]
+    mixed = []
+    for own in range(count):
+        distances = {
+            other: sum((a - b) ** 2 for a, b in zip(weighted[own], weighted[other], strict=True))
+            for other in range(count)
+        }
+        order = sorted(distances, key=lambda other: (other != own, distances[other], authors[other]))
+        near = order[: count - cut]
+        mixed.append(
+            [Fraction(sum(column), len(near)) for column in zip(*(weighted[i] for i in near), strict=True)]
+        )
+    change = []
+    for column in zip(*mixed, strict=True):
+        kept = sorted(column)[cut : count - cut]
+        change.append(sum(kept, Fraction(0)) * count / (len(kept) * sum(weights)))
     return change
 
 

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sterna_protocol.errors import LocalProtocolError, MalformedMessage
-from sterna_protocol.merge import codec as codecs
 from sterna_protocol.merge.codec import (
     HEADER_BYTES,
     MAX_EXPONENT,
@@ -21,10 +20,11 @@ from sterna_protocol.merge.codec import (
     encode_delta,
     quantise,
 )
+from sterna_protocol.merge.packing import PACKINGS
 from tests.protocol.merge.deltas import LIMITS, random_delta
 from tests.support.charters import small_charter
 
-CODECS = ["int8", "int4", "ternary"]
+CODECS = ["int8", "int4", "ternary", "top2"]
 AUTHOR = b"a" * 32
 
 
@@ -65,6 +65,10 @@ def test_a_delta_comes_back_from_its_blob(codec, size, seed):
         ("ternary", 1024, 1 + 205),
         ("ternary", 1025, 2 + 205),
         ("ternary", 1026, 2 + 206),
+        ("top2", 1024, 1 + 48),
+        ("top2", 1025, 2 + 50),
+        ("top2", 1088, 2 + 51),
+        ("top2", 1089, 2 + 53),
     ],
 )
 def test_sizes_follow_from_the_charter_to_the_byte(codec, size, expected):
@@ -128,6 +132,8 @@ def test_a_delta_is_bound_to_its_author_round_and_swarm():
         ("ternary", 2, 255, "ternary byte 255 at 1"),
         ("ternary", 2, 0, "ternary padding is not zero"),
         ("ternary", 2, 121 + 81, "ternary padding is not zero"),
+        ("top2", 2, 0x10, "top2 padding is not zero"),
+        ("top2", 1, 7 << 2, "top2 index 7 of 7"),
     ],
 )
 def test_a_byte_that_no_correct_peer_sends_is_refused(codec, offset, byte, message):
@@ -150,20 +156,66 @@ def test_a_size_that_does_not_follow_from_the_charter_is_refused(codec, change):
 # Packing against the definition, digit by digit.
 def test_five_trits_a_byte_the_first_counts_least():
     for digits in itertools.product((-1, 0, 1), repeat=5):
-        packed = codecs._pack_ternary(np.array(digits, np.int8))
+        packed = PACKINGS["ternary"].pack(np.array(digits, np.int8))
         assert packed.tolist() == [sum((digit + 1) * 3**place for place, digit in enumerate(digits))]
-        assert codecs._unpack_ternary(packed, 5).tolist() == list(digits)
+        assert PACKINGS["ternary"].unpack(packed, 5).tolist() == list(digits)
 
 
 def test_two_codes_a_byte_the_first_in_the_low_half():
     for low, high in itertools.product(range(-7, 8), repeat=2):
-        packed = codecs._pack_int4(np.array([low, high], np.int8))
+        packed = PACKINGS["int4"].pack(np.array([low, high], np.int8))
         assert packed.tolist() == [(low & 15) | (high & 15) << 4]
-        assert codecs._unpack_int4(packed, 2).tolist() == [low, high]
+        assert PACKINGS["int4"].unpack(packed, 2).tolist() == [low, high]
+
+
+def test_twelve_bits_for_each_kept_code():
+    codes = np.zeros(1100, np.int8)
+    places = [*range(31), 1023, 1024, 1030, 1099]
+    codes[places] = [-3, -2, 2, 3] * 8 + [2, -2, 3]
+    packed = PACKINGS["top2"].pack(codes)
+    number = int.from_bytes(packed.tobytes(), "little")
+    words = [(number >> 12 * i) & 0xFFF for i in range(35)]
+    assert [word >> 2 for word in words] == [*range(31), 1023, 0, 6, 75]
+    assert [word & 3 for word in words] == [0, 1, 2, 3] * 8 + [2, 1, 3]
+    assert number >> 12 * 35 == 0
+    assert np.array_equal(PACKINGS["top2"].unpack(packed, 1100), codes)
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([5, 5], "do not ascend after 0"),
+        ([6, 5], "do not ascend after 0"),
+        ([5, 40], "top2 index 40 of 40"),
+    ],
+)
+def test_top2_indices_ascend_inside_their_block(places, message):
+    first, second = (place << 2 for place in places)
+    word = (first | second << 12).to_bytes(3, "little")
+    with pytest.raises(MalformedMessage, match=message):
+        PACKINGS["top2"].unpack(np.frombuffer(word, np.uint8), 40)
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ({0: 2}, "1 codes that are not 0, expected 33"),
+        (dict.fromkeys(range(33), 2), "33 codes that are not 0, expected 33"),
+        (dict.fromkeys((*range(32), 1024), 1), "a code that is not 0, 2, 3, -2 or -3"),
+    ],
+)
+def test_top2_keeps_a_fixed_number_of_each_block(codes, message):
+    dense = np.zeros(1030, np.int8)
+    dense[list(codes)] = list(codes.values())
+    with pytest.raises(LocalProtocolError, match=message):
+        encode(charter_of("top2", 1030), Delta(dense, np.zeros(2, np.int8), "top2"))
+
+
+DENSE = ["int8", "int4", "ternary"]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(CODECS), st.integers(1, 3000), st.integers(-22, -1), st.integers(0, 2**32))
+@given(st.sampled_from(DENSE), st.integers(1, 3000), st.integers(-22, -1), st.integers(0, 2**32))
 def test_quantising_loses_least(codec, size, scale, seed):
     rng = np.random.default_rng(seed)
     values = (rng.standard_normal(size) * rng.choice([1, 30], size) * 2.0**scale / 64).astype(np.float32)
@@ -190,7 +242,28 @@ def test_what_is_quantised_already_stays(codec, size, seed):
     assert np.array_equal(dequantise(quantise(values, codec)), values)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3000), st.integers(-20, -1), st.integers(0, 2**32))
+def test_top2_keeps_the_largest_and_loses_least_of_them(size, scale, seed):
+    values = (np.random.default_rng(seed).standard_normal(size) * 2.0**scale).astype(np.float32)
+    delta = quantise(values, "top2")
+    got = dequantise(delta)
+    for start in range(0, size, 1024):
+        part, own = values[start : start + 1024], got[start : start + 1024]
+        kept = own != 0
+        assert kept.sum() == -(-part.size // 32)
+        assert np.abs(part[kept]).min() >= np.abs(part[~kept]).max(initial=0)
+        assert (np.sign(own[kept]) == np.sign(part[kept])).all()
+        magnitudes = np.abs(part[kept]).astype(float)
+        errors = [
+            (np.minimum(np.abs(magnitudes - 2 * step), np.abs(magnitudes - 3 * step)) ** 2).sum()
+            for step in 2.0 ** np.arange(MIN_EXPONENT, MAX_EXPONENT + 1)
+        ]
+        error = ((np.abs(own[kept]) - magnitudes) ** 2).sum()
+        assert error <= min(errors) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("codec", DENSE)
 def test_values_beyond_the_range_saturate_and_tiny_ones_vanish(codec):
     values = np.array([1e30, -1e30], np.float32)
     assert dequantise(quantise(values, codec)).tolist() == [LIMITS[codec], -LIMITS[codec]]

@@ -8,17 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sterna_protocol.errors import LocalProtocolError
-from sterna_protocol.merge import rules
+from sterna_protocol.merge import geometry, rules
 from sterna_protocol.merge.adapter import STATE_LIMIT, Adapter, genesis_adapter
 from sterna_protocol.merge.codec import Delta
-from sterna_protocol.merge.rules import merge, squared_norm
+from sterna_protocol.merge.geometry import inner_products, squared_norm
+from sterna_protocol.merge.rules import merge
 from sterna_protocol.merge.scheme import delta_size
 from sterna_protocol.wire.limits import MAX_SLATE
 from tests.protocol.merge import reference
 from tests.protocol.merge.deltas import entry, random_delta, random_slate
 from tests.support.charters import small_charter
 
-RULES = ["mean", "clip+mean", "trimmed"]
+RULES = ["mean", "clip+mean", "trimmed", "median", "nnm+trimmed"]
+CODECS = ["int8", "int4", "ternary", "top2"]
 # One full block of every codec and a part of one more: 2 layers x rank 2 x (360 + 4) = 1,456 elements.
 LONGER = (("q", 360, 4), ("down", 4, 10))
 
@@ -31,7 +33,7 @@ def random_adapter(charter, rng) -> Adapter:
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(RULES),
-    st.sampled_from(["int8", "int4", "ternary"]),
+    st.sampled_from(CODECS),
     st.sampled_from([("cycle", 2), ("cycle", 3), ("fixed", 1), ("pair", 1)]),
     st.integers(1, 9),
     st.integers(0, 45),
@@ -73,6 +75,7 @@ def test_slices_do_not_show(rule, monkeypatch):
     previous, slate = random_adapter(charter, rng), random_slate(charter, rng, 5, round_=5)
     whole = merge(charter, previous, slate, 5).state
     monkeypatch.setattr(rules, "_SLICE", 1024)
+    monkeypatch.setattr(geometry, "_SLICE", 1024)
     assert np.array_equal(merge(charter, previous, slate, 5).state, whole)
 
 
@@ -172,13 +175,37 @@ def test_trimming_drops_the_extremes():
     assert (merge(charter, genesis_adapter(charter), slate, 1).state == 2 * 2**14).all()
 
 
+def test_the_median_is_the_middle_or_the_mean_of_the_two_middle_ones():
+    charter = small_charter(rule="median", codec="int8", scheme="fixed")
+    slate = [
+        (entry(author, 1), ones(charter, code, exponent=-10))
+        for author, code in enumerate((127, 3, -127, 5, 4))
+    ]
+    genesis = genesis_adapter(charter)
+    assert (merge(charter, genesis, slate, 1).state == 4 * 2**14).all()
+    assert (merge(charter, genesis, slate[:4], 1).state == 4 * 2**14).all()
+
+
+def test_mixing_forgets_the_far_ones():
+    charter = small_charter(rule="nnm+trimmed", trim_percent=40, codec="int8", scheme="fixed")
+    slate = [
+        (entry(author, 1), ones(charter, code, exponent=-10))
+        for author, code in enumerate((127, 3, -127, 6, 0))
+    ]
+    # Each of 0, 3 and 6 is mixed with the other two: all three become 3. So does one end of the two others.
+    assert (merge(charter, genesis_adapter(charter), slate, 1).state == 3 * 2**14).all()
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(["int8", "int4", "ternary"]), st.integers(0, 2**32))
-def test_norms_are_exact(codec, seed):
+@given(st.sampled_from(CODECS), st.integers(0, 2**32))
+def test_norms_and_products_are_exact(codec, seed):
     charter = small_charter(codec=codec, scheme="fixed", linears=LONGER)
-    delta = random_delta(charter, np.random.default_rng(seed))
-    vector = reference.whole_vector(charter, entry(1, 1), delta)
-    assert squared_norm(delta) == sum(value * value for value in vector)
+    rng = np.random.default_rng(seed)
+    deltas = [random_delta(charter, rng) for _ in range(2)]
+    first, second = (reference.whole_vector(charter, entry(1, 1), delta) for delta in deltas)
+    assert squared_norm(deltas[0]) == sum(value * value for value in first)
+    product = sum(a * b for a, b in zip(first, second, strict=True))
+    assert inner_products(deltas, [(1, 0), (0, 1)]) == [product, product]
 
 
 @pytest.mark.parametrize(
@@ -206,5 +233,7 @@ def test_what_does_not_fit_the_charter_is_our_error():
             merge(charter, adapter, [(entry(1, 1), delta)], 1)
     with pytest.raises(LocalProtocolError, match=r"adapter state is int32 \(3, 40\)"):
         merge(charter, Adapter(adapter.state[1:]), [(entry(1, 1), good)], 1)
+    with pytest.raises(LocalProtocolError, match="two deltas of one author"):
+        merge(charter, adapter, [(entry(1, 1), good), (entry(1, 0), good)], 1)
     with pytest.raises(LocalProtocolError, match="slate of 65 deltas"):
         merge(charter, adapter, [(entry(i, 1), good) for i in range(65)], 1)
