@@ -1,4 +1,4 @@
-"""A node that is stopped anywhere comes back knowing what it promised (the long runs: crash.py, powercut.py)."""
+"""A node that is stopped anywhere comes back knowing what it promised (longer: crash.py, powercut.py)."""
 
 from __future__ import annotations
 
