@@ -24,6 +24,7 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer import muxer_multistream
 from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
@@ -200,9 +201,13 @@ async def _bounded_read_delim(reader: Any) -> bytes:
 
 
 def install() -> None:
-    """Replace the two names that the library looks up in its own modules; affects this whole process."""
+    """Replace three names that the library looks up in its own modules; affects this whole process.
+
+    The muxer that a host is given is negotiated but not used: muxer_multistream.py:143 makes its own Yamux.
+    """
     multiselect_communicator.read_delim = _bounded_read_delim
     yamux.YamuxStream = StrictStream
+    muxer_multistream.Yamux = BoundedYamux
 
 
 def free_inbound_slots(swarm: Any) -> None:
