@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from sterna.errors import ConfigError, DataError, WorkerFailed
 from sterna.train import step
 from sterna.train.base import open_base
+from sterna.train.evaluate import held_out_loss
 from sterna.train.jobs import Workshop
-from sterna.train.lora import float_state, lora_of_round
+from sterna.train.lora import Lora, float_state, lora_of_round
 from sterna.train.step import layers_to_checkpoint, rate_at, train_round
 from sterna_protocol.errors import MalformedMessage
 from sterna_protocol.merge.adapter import Adapter, encode_adapter, genesis_adapter
@@ -105,6 +107,49 @@ def test_training_alone_takes_the_same_first_round_and_cycles(workshop, tmp_path
     assert losses[0].loss == workshop.evaluate(charter, None, [data]).loss
     assert losses[1].loss == pytest.approx(trained(workshop, charter, data).loss_after, abs=1e-6)
     assert losses[4].loss < losses[2].loss < losses[0].loss
+
+
+def test_training_alone_keeps_what_each_subspace_learned(workshop, tmp_path):
+    charter = charter_for(shape_of(workshop), steps=2)
+    corpus = workshop._corpus(data := write_text(tmp_path))
+    state = float_state(genesis_adapter(charter))
+    for round_ in range(5):  # three subspaces: the first two have a second turn
+        lora = lora_of_round(charter.adapter, state, round_)
+        train_round(workshop._decoder, workshop._head, lora, [corpus], charter.recipe, seed=3, round_=round_)
+        state[round_ % 3] = lora.values.numpy()
+    expected = held_out_loss(
+        workshop._decoder, workshop._head, Lora(charter.adapter, state, trained=None), [corpus], length=32
+    )
+    losses = workshop.train_alone(
+        charter, rounds=5, data=[data], held_out=[data], seed=3, sequences_factor=1, progress=lambda *_: None
+    )
+    assert losses[-1] == expected
+
+
+def test_the_optimiser_is_torchs_adamw_without_decay():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(50, generator=generator)
+    theirs = torch.nn.Parameter(values.clone())
+    adamw = torch.optim.AdamW([theirs], lr=0.01, betas=step.BETAS, eps=step.EPSILON, weight_decay=0.0)
+    ours = step.AdamW(values)
+    for _ in range(5):
+        theirs.grad = torch.randn(50, generator=generator)
+        ours.step(theirs.grad, rate=0.01)
+        adamw.step()
+    assert torch.allclose(values, theirs.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_long_gradients_are_shortened_and_short_ones_kept(workshop, tmp_path, monkeypatch):
+    charter = charter_for(shape_of(workshop), steps=1)
+    corpus = workshop._corpus(write_text(tmp_path))
+    norms = []
+    for limit in (1e-3, 1e9):
+        monkeypatch.setattr(step, "MAX_GRADIENT_NORM", limit)
+        lora = lora_of_round(charter.adapter, float_state(genesis_adapter(charter)), 0)
+        train_round(workshop._decoder, workshop._head, lora, [corpus], charter.recipe, seed=0, round_=0)
+        norms.append(lora.gradient.norm().item())
+    assert norms[0] == pytest.approx(1e-3)
+    assert norms[1] > 1e-2
 
 
 def test_more_sequences_a_step_read_more_tokens(workshop, tmp_path):

@@ -105,7 +105,7 @@ def test_the_forward_pass_equals_the_plain_formulas(tmp_path, scheme, trained):
     row = charter.subspaces - 1
     lora = Lora(charter, state, trained=row if trained else None)
     got = Decoder(base, backward="fp32").hidden(TOKENS, lora=lora)
-    expected = plain.hidden(base, TOKENS, plain_factors(charter, state), float(charter.scale))
+    expected = plain.hidden(base, TOKENS, plain_factors(charter, state), float(charter.scale)).detach()
     # The bound of test_model, doubled for the adapter's own sums.
     limit = 2 * EPSILON * base.architecture.layers * (16 + 4 * 80**0.5) * float(expected.abs().max())
     assert (got - expected).abs().max() <= limit
