@@ -154,7 +154,7 @@ async def _serve(
     blame: Callable[[bytes, Offence, str], None],
     offences: trio.MemoryReceiveChannel[tuple[bytes, int, str]],
 ) -> None:
-    from sterna.net import exchange, sync
+    from sterna.net import discovery, exchange, sync
     from sterna.net.gossip import open_gossip
     from sterna.net.liveness import Redialler, keep_alive
     from sterna.net.serve import BlobServer
@@ -200,6 +200,8 @@ async def _serve(
         sync_server = sync.SyncServer(deliver_request)
         host.handle(exchange.PROTOCOL, blob_server.serve)
         host.handle(sync.PROTOCOL, sync_server.serve)
+        finder = discovery.Discovery(host)
+        host.handle(discovery.PROTOCOL, finder.serve)
         nursery.start_soon(link.write)
         nursery.start_soon(judge)
         calls = Calls(config, link, host, gossip, sync_server, redialler, blame)
@@ -207,6 +209,7 @@ async def _serve(
         await link.emit(Listening(host.addresses))
         redialler.want(config.bootstrap, for_ever=True)
         redialler.want(config.redial, for_ever=False)
+        nursery.start_soon(finder.run)
         while (message := await link.receive()) is not None:
             _, call_id, operation, arguments = message
             nursery.start_soon(calls.answer, call_id, operation, arguments)

@@ -16,6 +16,7 @@ from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStoreError
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.tools.anyio_service import background_trio_service
@@ -104,6 +105,25 @@ class Host:
     def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs others can dial."""
         return tuple(str(address) for address in self.libp2p.get_addrs())
+
+    @property
+    def peer(self) -> bytes:
+        """Our own key."""
+        return key_of(self.libp2p.get_id())
+
+    def known_addresses(self, peer: bytes) -> list[str]:
+        """Where a peer says it listens."""
+        suffix = f"/p2p/{id_of(peer)}"
+        try:
+            addresses = [str(address) for address in self.libp2p.get_peerstore().addrs(id_of(peer))]
+        except PeerStoreError:
+            return []
+        return list(dict.fromkeys(a if a.endswith(suffix) else a + suffix for a in addresses))
+
+    def remote_address(self, peer: bytes) -> str:
+        """The other end of a connection to a peer, as a multiaddr; empty if there is none."""
+        connections = self.swarm.get_connections(id_of(peer))
+        return _address_of(connections[0]) if connections else ""
 
     def peers(self) -> list[bytes]:
         """Connected peers."""

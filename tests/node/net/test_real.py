@@ -102,6 +102,17 @@ async def test_a_blob_comes_from_two_peers_of_whom_one_lies(tmp_path: Path) -> N
             assert not path.exists()
 
 
+async def test_peers_find_each_other_through_a_common_one(tmp_path: Path) -> None:
+    async with (
+        node(tmp_path, 1) as hub,
+        node(tmp_path, 2, *hub.net.addresses) as left,
+        node(tmp_path, 3, *hub.net.addresses) as right,
+    ):
+        await left.until(PeerConnected, lambda e: e.peer == right.net.peer)
+        await right.until(PeerConnected, lambda e: e.peer == left.net.peer)
+        assert await left.net.request(right.net.peer, b"?") == left.net.peer[:1] + b"?"
+
+
 async def test_what_no_peer_has_is_unreachable(tmp_path: Path) -> None:
     async with node(tmp_path, 1) as hub, node(tmp_path, 2, *hub.net.addresses) as us:
         await meet(us)
