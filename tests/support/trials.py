@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import random
 
+from sterna_protocol.wire.messages import Kind
 from tests.support.byzantine import BYZANTINE, Behaviour
-from tests.support.virtual_network import Faults, InvariantBroken, VirtualNetwork, key_of, small_charter
+from tests.support.virtual_network import Faults, InvariantBroken, VirtualNetwork, key_of, virtual_charter
 
-HEAL_SECONDS = 150.0
+HEAL_SECONDS = 80.0
 """The network is bad until then."""
 
 LIMIT_SECONDS = 3000.0
+
+STARVED = (
+    frozenset[int](),
+    frozenset[int](),
+    frozenset({Kind.ATTESTATION, Kind.PRECOMMIT, Kind.CERTIFICATE}),
+    frozenset({Kind.ATTESTATION, Kind.PREVOTE, Kind.PRECOMMIT, Kind.CERTIFICATE}),
+    frozenset({Kind.ATTESTATION, Kind.PROPOSAL, Kind.CERTIFICATE}),
+)
+"""Losses that make members decide with little of what the others saw: locks have to hold."""
 
 
 def trial(seed: int, *, rounds: int = 5) -> VirtualNetwork:
@@ -32,6 +42,7 @@ def trial(seed: int, *, rounds: int = 5) -> VirtualNetwork:
         partition_every=rng.choice([0.0, 30.0]),
         partition_for=rng.choice([5.0, 30.0]),
         crash_every=rng.choice([0.0, 20.0, 60.0]),
+        starved=rng.choice(STARVED),
         down_for=rng.choice([2.0, 15.0]),
         healed_at=HEAL_SECONDS,
     )
@@ -41,7 +52,7 @@ def trial(seed: int, *, rounds: int = 5) -> VirtualNetwork:
         peers,
         faults=faults,
         behaviours=behaviours,
-        charter=small_charter(founders, min_deltas=rng.choice([1, 2, 3]), max_deltas=rng.choice([3, 64])),
+        charter=virtual_charter(founders, min_deltas=rng.choice([1, 2, 3]), max_deltas=rng.choice([3, 64])),
     )
     net.run_rounds(rounds, LIMIT_SECONDS)
     # After the network healed, rounds go on closing.

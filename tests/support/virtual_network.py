@@ -67,7 +67,7 @@ def key_of(number: int) -> signing.SigningKey:
     return signing.SigningKey.from_seed(hashlib.sha256(b"key %d" % number).digest())
 
 
-def small_charter(
+def virtual_charter(
     founders: tuple[bytes, ...],
     *,
     min_deltas: int = 2,
@@ -111,6 +111,8 @@ class Faults:
     partition_for: float = 0.0
     crash_every: float = 0.0
     down_for: float = 5.0
+    starved: frozenset[int] = frozenset()
+    """Kinds of frames of which four in five are lost, and nothing is made up for on the sync stream."""
     healed_at: float = float("inf")
 
 
@@ -183,6 +185,10 @@ class VirtualNetwork:
         self.messages = 0
         self.violations: list[str] = []
         self.decided: dict[int, bytes] = {}
+        self.passes: Callable[[Peer, Peer, bytes], bool] = lambda sender, receiver, frame: True
+        """A test's own losses: whether a frame gets through."""
+        self.syncs: Callable[[Peer, Peer], bool] = lambda asker, peer: True
+        """Whether a request gets through."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._trace = hashlib.sha256()
@@ -198,7 +204,7 @@ class VirtualNetwork:
         ]
         self.by_id = {peer.id: peer for peer in self.peers}
         founding = sorted(peer.id for peer in self.peers[: founders or peers][:8])
-        self.charter = charter or small_charter(tuple(founding))
+        self.charter = charter or virtual_charter(tuple(founding))
         for peer in self.peers:
             self._at(self.random.uniform(0, 0.5), lambda peer=peer: self.boot(peer))
         if self.faults.partition_every:
@@ -324,15 +330,21 @@ class VirtualNetwork:
     def _latency(self) -> float:
         return self.random.expovariate(1 / self.faults.latency) if self.faults.latency else 0.0
 
-    def _is_lost(self) -> bool:
-        return self.now < self.faults.healed_at and self.random.random() < self.faults.loss
+    def _is_lost(self, kind: int | None = None) -> bool:
+        """Whether a frame of ``kind`` is lost, or a request or response (None)."""
+        if self.now >= self.faults.healed_at:
+            return False
+        if self.faults.starved and kind is None:
+            return True
+        loss = 0.8 if kind in self.faults.starved else self.faults.loss
+        return self.random.random() < loss
 
     def send(self, sender: Peer, receiver: Peer, frame: bytes) -> None:
         """One gossip frame on its way."""
         copies = 1 + (self.now < self.faults.healed_at and self.random.random() < self.faults.duplicate)
         for _ in range(copies):
             self.messages += 1
-            if not self._is_lost():
+            if not self._is_lost(frame[0]) and self.passes(sender, receiver, frame):
                 self._later(receiver, self._latency(), lambda: self._deliver(sender, receiver, frame))
 
     def _deliver(self, sender: Peer, receiver: Peer, frame: bytes) -> None:
@@ -341,7 +353,8 @@ class VirtualNetwork:
             self._input(receiver, lambda node: node.receive(self.now, frame, sender.id), sender)
 
     def _ask(self, asker: Peer, peer: Peer, data: bytes) -> None:
-        if self._is_lost() or not self.are_connected(asker, peer) or not peer.behaviour.answers:
+        answers = peer.behaviour.answers and self.syncs(asker, peer)
+        if self._is_lost() or not self.are_connected(asker, peer) or not answers:
             return
         self._later(peer, self._latency(), lambda: self._respond(asker, peer, data))
 
