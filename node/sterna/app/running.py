@@ -53,7 +53,7 @@ class RunningNode:
         self._status = StatusWriter(home, self._describe)
         self._connected: frozenset[bytes] = frozenset()
         self._shown_rounds = len(driver.closed_rounds)
-        self._shown_trouble: str | None = None
+        self._shown_errors: list[str] = []
         self._directory = Directory(
             swarm=signed.charter.swarm_id,
             me=net.peer,
@@ -130,10 +130,11 @@ class RunningNode:
                 signatures=entry["signatures"],
                 adapter=str(entry["adapter_digest"])[:16],
             )
-        trouble = self._driver.activity.trouble
-        if trouble is not None and trouble != self._shown_trouble:
-            self._display.event("trouble", why=trouble)
-        self._shown_trouble = trouble
+        errors = self._driver.activity.errors()
+        for error in errors:
+            if error not in self._shown_errors:
+                self._display.event("trouble", why=error)
+        self._shown_errors = errors
 
     def _ticket(self) -> str:
         head = self._driver.node.head
@@ -169,7 +170,7 @@ class RunningNode:
             "certified_rounds": node.head.round_ if node.head else 0,
             "adapter_held": self._journal.has_blob(node.head_adapter),
             "rounds": driver.closed_rounds[-ROUNDS_IN_STATUS:],
-            "errors": [activity.trouble] if activity.trouble else [],
+            "errors": activity.errors(),
         }
 
 

@@ -71,6 +71,11 @@ class Activity:
     steps: int = 0
     loss: float | None = None
     trouble: str | None = None
+    fork: str | None = None
+
+    def errors(self) -> list[str]:
+        """What the operator should know, the gravest first."""
+        return [error for error in (self.fork, self.trouble) if error is not None]
 
     def note_step(self, step: int, steps: int, loss: float) -> None:
         """Take the progress of a training job."""
@@ -235,7 +240,7 @@ class Driver:
             "more members lie than the quorum allows; do not trust this swarm any longer"
         )
         logger.error("chain.forked", extra={"round": ours.round_})
-        self.activity.trouble = trouble
+        self.activity.fork = trouble
 
     async def _publish(self, frame: bytes) -> None:
         try:
@@ -329,6 +334,7 @@ class Driver:
                 return
             finally:
                 self.activity.training = False
+            self.activity.trouble = None
             digest = await self._journal.put_blob(local.blob)
             await self._journal.put_pending(effect.round_, effect.adapter, digest, local)
         self._take(
@@ -348,7 +354,8 @@ class Driver:
         self._round_started = now
         self.closed_rounds.append(entry)
         await self._journal.put_round_log(certificate.round_, entry)
-        await self._journal.collect(frozenset())
+        # Deltas of the round that is open now are in no certificate yet, and others may ask for them.
+        await self._journal.collect(frozenset(author.delta for author in self.node.status().authors))
 
 
 def merge_blobs(charter: Charter, effect: Merge, previous: bytes, deltas: list[bytes]) -> bytes:
