@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -123,29 +124,31 @@ def measure(
         losses = [alone(workshop, charter, texts, texts, setting.rounds, seed, len(texts))]
     else:
         losses = [alone(workshop, charter, [text], texts, setting.rounds, seed, 1) for text in texts]
-    before = [curve[0] for curve in losses]
     row = key | {
-        "before": before[0],
-        "after": [curve[-1] for curve in losses],
-        "curves": losses,
+        "before": before_of(workshop, charter, texts, known, key["base"]),
+        "after": losses,
         "cpu_seconds": round(time.process_time() - started, 1),
     }
     with out.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    print(
-        kind,
-        setting.name,
-        f"seed {seed}: {before[0]:.3f} ->",
-        *(f"{loss:.3f}" for loss in row["after"]),
-        flush=True,
-    )
+    after = " ".join(f"{loss:.3f}" for loss in losses)
+    print(f"{kind} {setting.name} seed {seed}: {row['before']:.3f} -> {after}", flush=True)
 
 
-def swarm(workshop: Workshop, charter: Charter, texts: list[Path], rounds: int, seed: int) -> list[float]:
-    """Union loss before the first and after each odd-numbered and the last round."""
+def before_of(
+    workshop: Workshop, charter: Charter, texts: list[Path], known: list[dict[str, Any]], base: str
+) -> float:
+    """The loss of the base alone, from an earlier row if there is one: no setting changes it."""
+    for row in known:
+        if row["base"] == base:
+            return float(row["before"])
+    return workshop.evaluate(charter, None, texts).loss
+
+
+def swarm(workshop: Workshop, charter: Charter, texts: list[Path], rounds: int, seed: int) -> float:
+    """Union loss of the merged adapter after ``rounds`` rounds."""
     adapter = genesis_adapter(charter)
     peers = [sha256(f"peer {number}".encode()).digest() for number in range(len(texts))]
-    losses = [workshop.evaluate(charter, None, texts).loss]
     for round_ in range(rounds):
         blob = encode_adapter(charter, adapter)
         deltas = []
@@ -163,9 +166,7 @@ def swarm(workshop: Workshop, charter: Charter, texts: list[Path], rounds: int, 
             entry = SlateEntry(author=peer, announcement=peer, delta=peer, trained_round=round_)
             deltas.append((entry, delta))
         adapter = merge(charter, adapter, deltas, round_)
-        if round_ == rounds - 1 or round_ % 5 == 4:
-            losses.append(workshop.evaluate(charter, encode_adapter(charter, adapter), texts).loss)
-    return losses
+    return workshop.evaluate(charter, encode_adapter(charter, adapter), texts).loss
 
 
 def alone(
@@ -176,7 +177,8 @@ def alone(
     rounds: int,
     seed: int,
     factor: int,
-) -> list[float]:
+) -> float:
+    """Union loss after the same steps without averaging."""
     losses = workshop.train_alone(
         charter,
         rounds=rounds,
@@ -184,9 +186,10 @@ def alone(
         held_out=texts,
         seed=1000 * seed,
         sequences_factor=factor,
+        every_round=False,
         progress=lambda done, in_all, loss: None,
     )
-    return [loss.loss for loss in losses]
+    return losses[-1].loss
 
 
 def charter_for(base: Path, setting: Setting, seed: int) -> Charter:

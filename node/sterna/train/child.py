@@ -113,6 +113,7 @@ def _train_alone(workshop: Workshop, message: Message, tell: Callable[[Message],
         held_out=[Path(path) for path in message["held_out"]],
         seed=message["seed"],
         sequences_factor=message["sequences_factor"],
+        every_round=message["every_round"],
         progress=_progress(tell),
     )
     return {"rounds": [_loss(loss) for loss in losses]}

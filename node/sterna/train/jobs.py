@@ -111,11 +111,15 @@ class Workshop:
         held_out: Sequence[Path],
         seed: int,
         sequences_factor: int,
+        every_round: bool,
         progress: Progress,
     ) -> tuple[HeldOutLoss, ...]:
-        """The held-out loss before training and after each of ``rounds`` rounds without a swarm.
+        """The held-out loss after ``rounds`` rounds without a swarm.
 
         The state stays in float32 and nothing is quantised or averaged; subspaces take turns as in a swarm.
+
+        Args:
+            every_round: give the loss before training and after each round, not the last alone.
 
         Raises:
             DataError, ConfigError, WorkerFailed: as ``train``.
@@ -124,7 +128,7 @@ class Workshop:
         corpora = [self._corpus(path) for path in data]
         judges = [self._corpus(path) for path in held_out]
         state = float_state(genesis_adapter(charter))
-        losses = [self._judged(charter.adapter, state, judges, charter)]
+        losses = [self._judged(charter.adapter, state, judges, charter)] if every_round else []
         steps = charter.recipe.steps
         for round_ in range(rounds):
             lora = lora_of_round(charter.adapter, state, round_)
@@ -141,7 +145,8 @@ class Workshop:
                 on_step=lambda step, loss, done=round_ * steps: progress(done + step, rounds * steps, loss),  # type: ignore[misc]
             )
             state[subspace_of(charter.adapter, round_)] = lora.values.numpy()
-            losses.append(self._judged(charter.adapter, state, judges, charter))
+            if every_round or round_ == rounds - 1:
+                losses.append(self._judged(charter.adapter, state, judges, charter))
         return tuple(losses)
 
     def evaluate(self, charter: Charter, adapter: bytes | None, held_out: Sequence[Path]) -> HeldOutLoss:

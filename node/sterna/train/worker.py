@@ -74,9 +74,13 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alone:
-    """Held-out loss before training (``loss_before``) and after each round, without a swarm."""
+    """Held-out loss in nats per token without a swarm.
 
-    loss_before: float
+    Attributes:
+        loss_by_round: after each round that was judged, the last one last; before training first if all were.
+        by_file: of the last round, for each held-out file.
+    """
+
     loss_by_round: tuple[float, ...]
     by_file: tuple[float, ...]
 
@@ -152,11 +156,13 @@ class Worker:
         held_out: Sequence[Path],
         seed: int,
         sequences_factor: int = 1,
+        every_round: bool = False,
         on_progress: Progress | None = None,
     ) -> Alone:
         """Train the same steps without the others: float32 state, nothing quantised, subspaces in turn.
 
-        With everybody's data and ``sequences_factor`` = number of peers it is the centralised run.
+        With everybody's data and ``sequences_factor`` = number of peers it is the centralised run. Judging
+        ``every_round`` reads the held-out text that often.
 
         Raises:
             DataError, ConfigError, WorkerFailed: as ``train``.
@@ -170,13 +176,12 @@ class Worker:
                 "held_out": [str(path) for path in held_out],
                 "seed": seed,
                 "sequences_factor": sequences_factor,
+                "every_round": every_round,
             },
             on_progress,
         )
-        first, *later = done["rounds"]
         return Alone(
-            loss_before=first["loss"],
-            loss_by_round=tuple(entry["loss"] for entry in later),
+            loss_by_round=tuple(entry["loss"] for entry in done["rounds"]),
             by_file=tuple(done["rounds"][-1]["by_file"]),
         )
 
