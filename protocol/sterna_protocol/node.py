@@ -13,7 +13,6 @@ from sterna_protocol.errors import MalformedMessage, RemoteProtocolError, Untime
 from sterna_protocol.round.certificate import Verify
 from sterna_protocol.round.chain import Chain
 from sterna_protocol.round.checks import check_envelope
-from sterna_protocol.round.consensus import Step
 from sterna_protocol.round.effects import (
     Broadcast,
     Closed,
@@ -27,26 +26,27 @@ from sterna_protocol.round.effects import (
 )
 from sterna_protocol.round.evidence import Held, Place, hold, place_of, verify_held
 from sterna_protocol.round.heads import (
-    MAX_ASKED_CERTIFICATES,
-    MAX_ASKED_FRAMES,
-    CertificatesRequest,
     Frames,
-    FramesRequest,
     Heads,
     Inventory,
-    InventoryRequest,
     decode_request,
     decode_response,
     encode_sync,
-    fitting,
 )
-from sterna_protocol.round.open_round import Blob, OpenRound
+from sterna_protocol.round.open_round import OpenRound
 from sterna_protocol.round.phases import Phase, vote_seconds
 from sterna_protocol.round.recovery import Recovered, recover
 from sterna_protocol.round.setting import Setting
+from sterna_protocol.round.status import Status
+from sterna_protocol.round.sync import (
+    ask_certificates,
+    ask_frames,
+    follow_heads,
+    follow_inventory,
+    respond,
+)
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire import signing
-from sterna_protocol.wire.limits import MAX_RESPONSE_BYTES
 from sterna_protocol.wire.messages import (
     Announcement,
     Certificate,
@@ -71,36 +71,6 @@ class Delta:
     trained_round: int
     base_adapter: bytes
     figures: Figures
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorStatus:
-    author: bytes
-    delta: bytes
-    trained_round: int
-    figures: Figures
-    checked: bool | None
-    """None while it is being fetched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A snapshot for people."""
-
-    round_: int
-    phase: Phase
-    attempt: int
-    step: Step
-    committee: tuple[bytes, ...]
-    is_member: bool
-    head: bytes
-    adapter: bytes
-    adapter_ready: bool
-    training: int | None
-    authors: tuple[AuthorStatus, ...]
-    attesters: tuple[bytes, ...]
-    quorum: int
-    messages: int
 
 
 class Node:
@@ -182,33 +152,11 @@ class Node:
 
     def status(self) -> Status:
         """Where this node stands."""
-        checked = {Blob.GOOD: True, Blob.BAD: False}
-        authors = [
-            AuthorStatus(
-                author=held.message.author,
-                delta=held.body.delta,
-                trained_round=held.body.trained_round,
-                figures=held.body.figures,
-                checked=checked.get(self._open.blobs.get(name, Blob.FETCHING)),
-            )
-            for name, held in self._open.pool.announcements.items()
-            if isinstance(held.body, Announcement)
-        ]
-        return Status(
-            round_=self.round_,
-            phase=self.phase,
-            attempt=max(0, self._open.attempt),
-            step=self._open.step,
-            committee=self.committee,
-            is_member=self._key.peer in self.committee,
-            head=self._chain.head_id,
-            adapter=self.head_adapter,
+        return Status.of(
+            self._open,
+            me=self._key.peer,
             adapter_ready=self._ready_adapter == self.head_adapter,
             training=self._training,
-            authors=tuple(sorted(authors, key=lambda author: author.author)),
-            attesters=tuple(sorted(self._open.pool.attesters())),
-            quorum=self._open.setting.quorum,
-            messages=len(self._open.pool),
         )
 
     def next_wake(self) -> float:
@@ -258,12 +206,12 @@ class Node:
 
     def delta_checked(self, now: float, announcement: bytes, error: str | None) -> list[Effect]:
         """The delta asked for with FetchDelta is stored and good (None), or why not."""
-        self._open.delta_checked(announcement, error)
+        self._open.deliberation.delta_checked(announcement, error)
         return self._advance(now)
 
     def merged(self, now: float, slate: bytes, adapter: bytes) -> list[Effect]:
         """The merge asked for with Merge gave the blob ``adapter``, which is stored."""
-        self._open.merged(slate, adapter)
+        self._open.deliberation.merged(slate, adapter)
         return self._advance(now)
 
     def adapter_ready(self, now: float, adapter: bytes) -> list[Effect]:
@@ -288,20 +236,9 @@ class Node:
         # [REJECT] The request is about this swarm
         if asked.swarm != self._swarm:
             raise MalformedMessage(f"sync request about swarm {asked.swarm.hex()[:8]}")
-        match asked:
-            case Heads():
-                self._note_trainer(peer, asked.trains)
-                return self.heads()
-            case InventoryRequest():
-                ids = self._open.pool.ids() if asked.round_ == self.round_ else ()
-                return encode_sync(Inventory(round_=asked.round_, ids=ids))
-            case FramesRequest():
-                found = [self._open.pool.frame(name) for name in asked.ids]
-                is_open = asked.round_ == self.round_
-                return encode_sync(fitting([frame for frame in found if frame is not None and is_open]))
-            case CertificatesRequest():
-                frames = self._chain.frames(asked.first, asked.count, MAX_RESPONSE_BYTES - 16)
-                return encode_sync(Frames(frames=frames))
+        if isinstance(asked, Heads):
+            self._note_trainer(peer, asked.trains)
+        return encode_sync(respond(asked, self._heads(), self._chain, self._open))
 
     def synced(self, now: float, peer: bytes, response: bytes) -> list[Effect]:
         """Take the response of ``peer`` to a Request or to ``heads``.
@@ -316,25 +253,16 @@ class Node:
                 if theirs.swarm != self._swarm:
                     raise MalformedMessage(f"heads of swarm {theirs.swarm.hex()[:8]}")
                 self._note_trainer(peer, theirs.trains)
-                effects += self._compare(peer, theirs)
+                asked = follow_heads(self._heads(), theirs)
+                if asked is not None:
+                    effects.append(Request(peer, encode_sync(asked)))
             case Inventory() as inventory:
-                # [IGNORE] The inventory is of the open round
-                if inventory.round_ == self.round_:
-                    lacked = [name for name in inventory.ids if not self._open.pool.has(name)]
-                    effects += self._ask_frames(peer, lacked)
+                lacked = follow_inventory(self._heads(), inventory, self._open)
+                if lacked is not None:
+                    effects.append(Request(peer, encode_sync(lacked)))
             case Frames() as frames:
                 effects += self._take_all(now, peer, frames.frames)
         return effects + self._advance(now)
-
-    def _compare(self, peer: bytes, theirs: Heads) -> list[Effect]:
-        if theirs.round_ > self.round_ or (
-            theirs.round_ == self.round_ and theirs.head != self._chain.head_id
-        ):
-            return [self._ask_certificates(peer)]
-        if theirs.round_ == self.round_ and theirs.messages != self._open.pool.digest():
-            asked = InventoryRequest(swarm=self._swarm, round_=self.round_)
-            return [Request(peer, encode_sync(asked))]
-        return []
 
     def _take_all(self, now: float, peer: bytes, frames: Sequence[bytes]) -> list[Effect]:
         effects: list[Effect] = []
@@ -350,18 +278,6 @@ class Node:
         if self.round_ > before:
             effects.append(Request(peer, self.heads()))
         return effects
-
-    def _ask_frames(self, peer: bytes, names: Sequence[bytes]) -> list[Effect]:
-        if not names:
-            return []
-        asked = FramesRequest(swarm=self._swarm, round_=self.round_, ids=tuple(names[:MAX_ASKED_FRAMES]))
-        return [Request(peer, encode_sync(asked))]
-
-    def _ask_certificates(self, peer: bytes) -> Effect:
-        # The head's round is asked for too: if the peer closed it otherwise, that shows the fork.
-        first = max(1, self.round_ - 1)
-        asked = CertificatesRequest(swarm=self._swarm, first=first, count=MAX_ASKED_CERTIFICATES)
-        return Request(peer, encode_sync(asked))
 
     def _heads(self) -> Heads:
         return Heads(
@@ -440,7 +356,7 @@ class Node:
             raise Untimely("ahead of this node, which already asks")
         self._catch_up_at = {peer: at for peer, at in self._catch_up_at.items() if peer in self._peers}
         self._catch_up_at[sender] = now + self._patience
-        return [self._ask_certificates(sender)]
+        return [Request(sender, encode_sync(ask_certificates(self._heads())))]
 
     # Going on
 
@@ -451,7 +367,7 @@ class Node:
     def _advance(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         while True:
-            self._open.adapter_ready = self._ready_adapter == self.head_adapter
+            self._open.deliberation.adapter_ready = self._ready_adapter == self.head_adapter
             participants = frozenset(self._trainers & self._peers)
             effects += self._open.advance(now, participants)
             if self._open.certificate is not None:
@@ -498,7 +414,8 @@ class Node:
         self._asked |= dict.fromkeys(due, now)
         peers = sorted(self._peers & self._open.pool.attesters()) or sorted(self._peers)
         self._turns += 1
-        return self._ask_frames(peers[self._turns % len(peers)], due)
+        asked = ask_frames(self._heads(), due)
+        return [Request(peers[self._turns % len(peers)], encode_sync(asked))]
 
     def _ask_adapter(self) -> list[Effect]:
         adapter, head = self.head_adapter, self.head
@@ -519,7 +436,7 @@ class Node:
         )
         if included:
             self._pending = None
-        if self._open.has_merged(decision.adapter) or decision.adapter == self._ready_adapter:
+        if self._open.deliberation.has_merged(decision.adapter) or decision.adapter == self._ready_adapter:
             self._ready_adapter = decision.adapter
         self._chain.append(certificate)
         self._open = self._open_round(now, None)

@@ -69,18 +69,10 @@ class Chain:
         certificate = decode_frame(self._frames[index])
         return certificate if isinstance(certificate, Certificate) else None
 
-    def frames(self, first: int, count: int, max_bytes: int) -> tuple[bytes, ...]:
-        """Frames of the rounds from ``first``, as many as there are and fit."""
-        found: list[bytes] = []
-        start = max(0, first - self._first)
-        if first < self._first:
-            return ()
-        for frame in self._frames[start : start + count]:
-            max_bytes -= len(frame) + 8
-            if max_bytes < 0:
-                break
-            found.append(frame)
-        return tuple(found)
+    def frames(self, first: int, count: int) -> list[bytes]:
+        """Frames of up to ``count`` rounds from ``first``; none if ``first`` is not held."""
+        start = first - self._first
+        return self._frames[start : start + count] if start >= 0 else []
 
     def check_next(self, certificate: Certificate) -> None:
         """Return if ``certificate`` closes the open round.

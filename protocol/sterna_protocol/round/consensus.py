@@ -146,6 +146,10 @@ class Consensus:
         if not choices:
             self._votes.pop((kind, attempt), None)
 
+    def forget_known(self, choice: bytes) -> None:
+        """The decision behind ``choice`` is no longer at hand."""
+        self._known.discard(choice)
+
     # What is done
 
     def start(self, attempt: int = 0) -> None:
@@ -172,6 +176,11 @@ class Consensus:
             self._vote(Kind.PRECOMMIT, NIL)
         elif step is Step.PRECOMMIT:
             self._enter(attempt + 1)
+
+    @property
+    def needed(self) -> set[bytes]:
+        """Choices whose decisions must stay at hand."""
+        return {self.offered} | {lock.choice for lock in (self.locked, self.valid) if lock is not None}
 
     @property
     def offered(self) -> bytes:

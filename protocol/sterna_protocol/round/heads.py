@@ -138,15 +138,3 @@ def decode_response(data: bytes) -> ResponseRecord:
     except (ValueError, KeyError) as error:
         raise MalformedMessage(f"no sync response has the topic {data[0]}") from error
     return record.decode(data[1:])
-
-
-def fitting(frames: list[bytes]) -> Frames:
-    """As many of ``frames``, in order, as one response holds."""
-    room = MAX_RESPONSE_BYTES - 16
-    fit: list[bytes] = []
-    for frame in frames[:MAX_ASKED_FRAMES]:
-        room -= len(frame) + 8
-        if room < 0:
-            break
-        fit.append(frame)
-    return Frames(frames=tuple(fit))

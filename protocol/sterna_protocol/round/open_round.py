@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-
+from sterna_protocol.errors import LocalProtocolError
 from sterna_protocol.round.certificate import Verify, make_certificate
 from sterna_protocol.round.checks import AdapterBefore, check_evidence, check_signed
 from sterna_protocol.round.consensus import (
@@ -14,37 +12,27 @@ from sterna_protocol.round.consensus import (
     Propose,
     StartTimer,
     Step,
-    Verdict,
     Vote,
 )
-from sterna_protocol.round.effects import (
-    Broadcast,
-    Effect,
-    FetchDelta,
-    Merge,
-    StoreEvidence,
-    StoreOwn,
-)
+from sterna_protocol.round.deliberation import Blob, Deliberation
+from sterna_protocol.round.effects import Broadcast, Effect, StoreEvidence, StoreOwn
 from sterna_protocol.round.evidence import Held, Place, hold, place_of
 from sterna_protocol.round.phases import Phase, is_attesting_over, is_training_over, vote_seconds
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.recovery import LOCK, LockRecord, Recovered, recovered_step
 from sterna_protocol.round.setting import Setting
-from sterna_protocol.round.slate import choose_entries, is_seen, match_entries, slate_id
 from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS
 from sterna_protocol.wire.messages import (
     Announcement,
     Attestation,
     Body,
     Certificate,
-    Decision,
     Evidence,
     Kind,
     Precommit,
     Prevote,
     Proposal,
     Signed,
-    SlateEntry,
     decode_frame,
     sign,
 )
@@ -52,24 +40,6 @@ from sterna_protocol.wire.signing import SigningKey
 
 MAX_RESEND_FACTOR = 8
 """A node that sees no progress repeats its messages after 1, 2, 4, 8, 8, ... vote times."""
-
-
-class Blob(Enum):
-    """What is known of an announced delta."""
-
-    FETCHING = 0
-    GOOD = 1
-    BAD = 2
-
-
-@dataclass(slots=True)
-class Draft:
-    """What this node wants to propose in ``attempt``; the slate is fixed once its merge is asked for."""
-
-    attempt: int
-    entries: tuple[SlateEntry, ...] | None = None
-    attesters: tuple[bytes, ...] = ()
-    slate: bytes = b""
 
 
 class OpenRound:
@@ -92,9 +62,8 @@ class OpenRound:
         self.setting = setting
         self.phase = Phase.TRAIN
         self.certificate: Certificate | None = None
-        self.adapter_ready = False
         self.pool = Pool(setting.members)
-        self.blobs: dict[bytes, Blob] = {}
+        self.deliberation = Deliberation(setting, self.pool, key.peer)
         self._key = key
         self._trains = trains
         self._started = now
@@ -110,14 +79,8 @@ class OpenRound:
         )
         self._own: dict[Place, Held] = {}
         self._locks: set[int] = set()
-        self._decisions: dict[bytes, Decision] = {}
-        self._proposals: dict[bytes, bytes] = {}
-        self._slates: dict[bytes, bytes] = {}
-        self._matched: set[bytes] = set()
         self._signatures: dict[tuple[int, bytes], dict[bytes, bytes]] = {}
-        self._merges: dict[bytes, bytes | None] = {}
-        self._asked_for: set[tuple[int, bytes]] = set()
-        self._draft: Draft | None = None
+        self._proposing: int | None = None
         self._timers: dict[tuple[Step, int], float] = {}
         self._resend_at = now
         self._resend_after = vote_seconds(setting.charter, 0)
@@ -175,25 +138,9 @@ class OpenRound:
         if place.kind == Kind.PREVOTE:
             self._consensus.add_two_faced(place.attempt, place.author)
 
-    def delta_checked(self, announcement: bytes, error: str | None) -> None:
-        if self.blobs.get(announcement) is Blob.FETCHING:
-            self.blobs[announcement] = Blob.GOOD if error is None else Blob.BAD
-
-    def merged(self, slate: bytes, adapter: bytes) -> None:
-        if slate in self._merges:
-            self._merges[slate] = adapter
-
-    def has_merged(self, adapter: bytes) -> bool:
-        """Whether this node computed that adapter in this round."""
-        return adapter in self._merges.values()
-
     def missing(self) -> tuple[bytes, ...]:
-        """Announcements that are needed but not held: of the current proposal, and of a quorum's deltas."""
-        names = list(self.pool.attested(self.setting.quorum))
-        decision = self._decisions.get(self._consensus.offered)
-        if decision is not None:
-            names += [entry.announcement for entry in decision.entries]
-        return tuple(dict.fromkeys(name for name in names if name not in self.pool.announcements))
+        """Announcements that are needed but not held."""
+        return self.deliberation.missing(self._consensus.offered)
 
     # What is done
 
@@ -210,7 +157,7 @@ class OpenRound:
             pass
         self._resend(now)
         effects, self._out = self._out, []
-        return effects
+        return effects + self.deliberation.take_effects()
 
     def next_wake(self) -> float:
         """When ``advance`` may have something to do even if nothing is received."""
@@ -230,8 +177,10 @@ class OpenRound:
             return False
         self._follow_phases(now, participants)
         if self._is_member:
-            self._work()
-        action = self._consensus.next(self._judge)
+            if self.phase is Phase.TRAIN:
+                self.deliberation.fetch_announced()
+            self.deliberation.prepare(self.attempt, self._consensus.offered)
+        action = self._consensus.next(self.deliberation.judge)
         if action is not None:
             self._act(now, action)
             return True
@@ -267,7 +216,8 @@ class OpenRound:
 
     def _is_training_over(self, now: float, participants: frozenset[bytes]) -> bool:
         authors = {held.message.author: name for name, held in self.pool.announcements.items()}
-        done = frozenset(a for a, name in authors.items() if self.blobs.get(name) in (Blob.GOOD, Blob.BAD))
+        blobs = self.deliberation.blobs
+        done = frozenset(a for a, name in authors.items() if blobs.get(name) in (Blob.GOOD, Blob.BAD))
         own = {self._key.peer} if self._trains else set()
         return is_training_over(
             self.setting.charter,
@@ -275,14 +225,14 @@ class OpenRound:
             started=self._started,
             expected=participants | frozenset(authors) | own,
             done=done,
-            accepted=sum(self.blobs.get(name) is Blob.GOOD for name in authors.values()),
+            accepted=sum(blobs.get(name) is Blob.GOOD for name in authors.values()),
         )
 
     def _attest(self) -> None:
         accepted = [
             name
             for name, held in self.pool.announcements.items()
-            if self.blobs.get(name) is Blob.GOOD and not self.pool.is_conflicted(held.place)
+            if self.deliberation.blobs.get(name) is Blob.GOOD and not self.pool.is_conflicted(held.place)
         ]
         self._send(0, Attestation(accepted=tuple(sorted(accepted)[:MAX_ANNOUNCEMENTS])))
 
@@ -291,12 +241,11 @@ class OpenRound:
             case StartTimer(step, attempt):
                 self._timers[step, attempt] = now + vote_seconds(self.setting.charter, attempt)
             case Propose(attempt, choice, valid_attempt):
+                decision = self.deliberation.decision(choice)
                 if not choice:
-                    self._draft = Draft(attempt)
-                elif choice in self._decisions:
-                    self._send(
-                        attempt, Proposal(decision=self._decisions[choice], valid_attempt=valid_attempt)
-                    )
+                    self._proposing = attempt
+                elif decision is not None:
+                    self._send(attempt, Proposal(decision=decision, valid_attempt=valid_attempt))
             case Vote(Kind.PREVOTE, attempt, choice):
                 self._send(attempt, Prevote(choice=choice))
             case Vote(_, attempt, choice):
@@ -304,126 +253,30 @@ class OpenRound:
                     self._store_lock(attempt, choice)
                 self._send(attempt, Precommit(choice=choice))
             case Decided(attempt, choice):
+                decision = self.deliberation.decision(choice)
+                if decision is None:
+                    raise LocalProtocolError(f"decided {choice.hex()[:8]}, which is not at hand")
                 self.certificate = make_certificate(
                     self.setting.charter,
-                    self._decisions[choice],
+                    decision,
                     attempt=attempt,
                     signatures=self._signatures[attempt, choice],
                 )
 
-    # Deciding
-
-    def _judge(self, choice: bytes, prevoted: bool) -> Verdict:
-        decision = self._decisions.get(choice)
-        if decision is None:
-            return Verdict.WAIT
-        facts = self._recompute(choice, decision)
-        if facts is Verdict.NO or prevoted:
-            return facts
-        seen = is_seen(self.setting.charter, self.pool, self.setting.quorum, decision)
-        return facts if seen is Verdict.YES else seen
-
-    def _recompute(self, choice: bytes, decision: Decision) -> Verdict:
-        """Whether this node's own merge of the slate gives the adapter that the decision names."""
-        if decision.is_void:
-            return Verdict.YES
-        matched = self._match(choice, decision)
-        if matched is not Verdict.YES:
-            return matched
-        merge = self._merges.get(self._slates[choice])
-        if merge is None:
-            return Verdict.WAIT
-        # [REJECT] The adapter is what the slate merges to
-        return Verdict.YES if merge == decision.adapter else Verdict.NO
-
-    def _match(self, choice: bytes, decision: Decision) -> Verdict:
-        if choice in self._matched:
-            return Verdict.YES
-        matched = match_entries(self.pool, decision)
-        if matched is Verdict.YES:
-            self._matched.add(choice)
-        return matched
-
-    def _work(self) -> None:
-        """Ask for the blobs and the merge that the next step needs."""
-        if self.phase is Phase.TRAIN:
-            for name, held in self.pool.announcements.items():
-                if name not in self.blobs:
-                    self._fetch(name, held)
-        choice = self._consensus.offered
-        decision = self._decisions.get(choice)
-        if decision is not None and self._match(choice, decision) is Verdict.YES:
-            self._ask_merge(self._slates[choice], decision.entries)
-
     def _propose(self) -> bool:
-        """Propose the draft once its merge is known; True if something was sent."""
-        draft = self._draft
-        if draft is None:
+        """Propose as soon as the draft is ready; True if something was sent."""
+        attempt = self._proposing
+        if attempt is None:
             return False
-        if self.attempt != draft.attempt or self.step is not Step.PROPOSE:
-            self._draft = None
+        if self.attempt != attempt or self.step is not Step.PROPOSE:
+            self._proposing = None
             return False
-        if draft.entries is None:
-            attesters = self.pool.honest_looking_attesters()
-            if len(attesters) < self.setting.quorum:
-                attesters = self.pool.attesters()
-            if len(attesters) < self.setting.quorum:
-                return False
-            draft.entries = choose_entries(self.setting.charter, self.pool, self.setting.quorum)
-            draft.attesters = tuple(sorted(attesters))
-            if draft.entries is None:
-                return False
-            draft.slate = self._slate_id(draft.entries)
-        adapter: bytes | None = self.setting.adapter
-        if draft.entries:
-            self._ask_merge(draft.slate, draft.entries)
-            adapter = self._merges.get(draft.slate)
-        if adapter is None:
+        decision = self.deliberation.draft(attempt)
+        if decision is None:
             return False
-        decision = Decision(
-            round_=self.setting.round_,
-            previous=self.setting.previous,
-            entries=draft.entries,
-            attesters=draft.attesters,
-            adapter=adapter,
-        )
-        self._draft = None
-        self._send(draft.attempt, Proposal(decision=decision, valid_attempt=0))
+        self._proposing = None
+        self._send(attempt, Proposal(decision=decision, valid_attempt=0))
         return True
-
-    def _ask_merge(self, slate: bytes, entries: tuple[SlateEntry, ...]) -> None:
-        if self._merges.get(slate) is not None:
-            return
-        for entry in entries:
-            if self.blobs.get(entry.announcement) in (None, Blob.BAD):
-                self._fetch(entry.announcement, self.pool.announcements[entry.announcement])
-        held = all(self.blobs.get(entry.announcement) is Blob.GOOD for entry in entries)
-        # Once per attempt: the driver may have failed to merge.
-        if entries and held and self.adapter_ready and (self.attempt, slate) not in self._asked_for:
-            self._asked_for.add((self.attempt, slate))
-            self._merges[slate] = None
-            self._out.append(Merge(self.setting.round_, slate, entries, self.setting.adapter))
-
-    def _slate_id(self, entries: tuple[SlateEntry, ...]) -> bytes:
-        return slate_id(self.setting.round_, self.setting.adapter, entries)
-
-    def _fetch(self, name: bytes, held: Held) -> None:
-        # Once per attempt: a blob that could not be had may have reached more holders since.
-        if (self.attempt, name) in self._asked_for or not isinstance(held.body, Announcement):
-            return
-        self._asked_for.add((self.attempt, name))
-        self.blobs[name] = Blob.FETCHING
-        author = held.message.author
-        holders = [author, *sorted(self.pool.supporters(name) - {author})]
-        self._out.append(
-            FetchDelta(
-                announcement=name,
-                delta=held.body.delta,
-                author=author,
-                trained_round=held.body.trained_round,
-                holders=tuple(holder for holder in holders if holder != self._key.peer),
-            )
-        )
 
     # Sending
 
@@ -439,7 +292,7 @@ class OpenRound:
             self._out.append(StoreOwn(self.setting.round_, attempt, message.kind, held.frame))
         self._out.append(Broadcast(held.frame))
         if isinstance(held.body, Announcement):
-            self.blobs[held.id] = Blob.GOOD
+            self.deliberation.blobs[held.id] = Blob.GOOD
         if self.pool.at(held.place) is None:
             self.add(held)
 
@@ -447,7 +300,7 @@ class OpenRound:
         if attempt in self._locks:
             return
         self._locks.add(attempt)
-        frames = [self._proposals[choice]]
+        frames = [self.deliberation.proposal_frame(choice)]
         for member in sorted(self._consensus.prevoters(attempt, choice)):
             place = Place(self.setting.round_, attempt, Kind.PREVOTE, member)
             held = self.pool.at(place)
@@ -489,10 +342,10 @@ class OpenRound:
         if message.author not in self.setting.members:
             return
         if isinstance(body, Proposal):
-            choice = body.decision.id
-            self._decisions[choice] = body.decision
-            self._slates[choice] = self._slate_id(body.decision.entries)
-            self._proposals.setdefault(choice, held.frame)
+            choice = self.deliberation.learn(body.decision, held.frame)
+            for old in self.deliberation.surplus(self._consensus.needed | {choice}):
+                self.deliberation.forget(old)
+                self._consensus.forget_known(old)
             if is_first:
                 self._consensus.add_offer(message.attempt, message.author, choice, body.valid_attempt)
             else:
@@ -521,7 +374,7 @@ class OpenRound:
         for held in recovered.own.values():
             self._recount(held)
             if isinstance(held.body, Announcement):
-                self.blobs[held.id] = Blob.GOOD
+                self.deliberation.blobs[held.id] = Blob.GOOD
         for frame in recovered.support:
             stored = decode_frame(frame)
             if isinstance(stored, Signed):

@@ -1,0 +1,213 @@
+"""Deliberation: the deltas, merges and decisions of a round, and what this node makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from sterna_protocol.round.consensus import Verdict
+from sterna_protocol.round.effects import Effect, FetchDelta, Merge
+from sterna_protocol.round.evidence import Held
+from sterna_protocol.round.pool import Pool
+from sterna_protocol.round.setting import Setting
+from sterna_protocol.round.slate import choose_entries, is_seen, match_entries, slate_id
+from sterna_protocol.wire.messages import Announcement, Decision, SlateEntry
+
+MAX_DECISIONS = 128
+"""Decisions held of one round: three faces of each of 40 attempts, at most 8 KiB each."""
+
+
+class Blob(Enum):
+    """What is known of an announced delta."""
+
+    FETCHING = 0
+    GOOD = 1
+    BAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What this node proposes in ``attempt`` once its merge is known."""
+
+    attempt: int
+    entries: tuple[SlateEntry, ...]
+    attesters: tuple[bytes, ...]
+    slate: bytes
+
+
+class Deliberation:
+    """Asks for blobs and merges, and judges decisions by them.
+
+    ``attempt`` is the one the consensus is in; every request is made once per attempt, because what could
+    not be had in one may have reached more holders in the next. ``adapter_ready``: merges can be asked for.
+    """
+
+    def __init__(self, setting: Setting, pool: Pool, me: bytes) -> None:
+        self.blobs: dict[bytes, Blob] = {}
+        self.adapter_ready = False
+        self._setting = setting
+        self._pool = pool
+        self._me = me
+        self._decisions: dict[bytes, Decision] = {}
+        self._frames: dict[bytes, bytes] = {}
+        self._slates: dict[bytes, bytes] = {}
+        self._matched: set[bytes] = set()
+        self._merges: dict[bytes, bytes | None] = {}
+        self._asked: set[tuple[int, bytes]] = set()
+        self._draft: Draft | None = None
+        self._out: list[Effect] = []
+
+    def learn(self, decision: Decision, frame: bytes) -> bytes:
+        """Keep a decision and the frame of a proposal of it; returns its id."""
+        choice = decision.id
+        if choice not in self._decisions:
+            self._decisions[choice] = decision
+            self._frames[choice] = frame
+            self._slates[choice] = self._slate_id(decision.entries)
+        return choice
+
+    def surplus(self, needed: set[bytes]) -> list[bytes]:
+        """The oldest decisions beyond what is kept, without those ``needed``."""
+        extra = max(0, len(self._decisions) - MAX_DECISIONS)
+        return [choice for choice in self._decisions if choice not in needed][:extra]
+
+    def forget(self, choice: bytes) -> None:
+        for kept in (self._decisions, self._frames, self._slates):
+            kept.pop(choice, None)
+        self._matched.discard(choice)
+
+    def decision(self, choice: bytes) -> Decision | None:
+        return self._decisions.get(choice)
+
+    def proposal_frame(self, choice: bytes) -> bytes:
+        return self._frames[choice]
+
+    def delta_checked(self, announcement: bytes, error: str | None) -> None:
+        if self.blobs.get(announcement) is not Blob.GOOD and announcement in self.blobs:
+            self.blobs[announcement] = Blob.GOOD if error is None else Blob.BAD
+
+    def merged(self, slate: bytes, adapter: bytes) -> None:
+        if slate in self._merges:
+            self._merges[slate] = adapter
+
+    def has_merged(self, adapter: bytes) -> bool:
+        """Whether this node computed that adapter in this round."""
+        return adapter in self._merges.values()
+
+    def take_effects(self) -> list[Effect]:
+        """What was asked for since the last call."""
+        effects, self._out = self._out, []
+        return effects
+
+    def missing(self, choice: bytes) -> tuple[bytes, ...]:
+        """Announcements that are needed but not held: for ``choice``, and of a quorum's deltas."""
+        names = self._pool.attested(self._setting.quorum)
+        decision = self._decisions.get(choice)
+        if decision is not None:
+            names += [entry.announcement for entry in decision.entries]
+        return tuple(dict.fromkeys(name for name in names if name not in self._pool.announcements))
+
+    def fetch_announced(self) -> None:
+        """Ask for every announced delta that was not asked for yet."""
+        for name, held in self._pool.announcements.items():
+            if name not in self.blobs:
+                self._fetch(-1, name, held)
+
+    def prepare(self, attempt: int, choice: bytes) -> None:
+        """Ask for what judging ``choice`` needs."""
+        decision = self._decisions.get(choice)
+        if decision is not None and self._match(choice, decision) is Verdict.YES:
+            self._ask_merge(attempt, self._slates[choice], decision.entries)
+
+    def judge(self, choice: bytes, prevoted: bool) -> Verdict:
+        """Consensus' ``Judge``."""
+        decision = self._decisions.get(choice)
+        if decision is None:
+            return Verdict.WAIT
+        recomputed = self._recompute(choice, decision)
+        if recomputed is Verdict.NO or prevoted:
+            return recomputed
+        seen = is_seen(self._setting.charter, self._pool, self._setting.quorum, decision)
+        return recomputed if seen is Verdict.YES else seen
+
+    def draft(self, attempt: int) -> Decision | None:
+        """The decision to propose in ``attempt``, None until it can be justified and its merge is known.
+
+        The slate is chosen once per attempt.
+        """
+        setting, pool = self._setting, self._pool
+        if self._draft is None or self._draft.attempt != attempt:
+            attesters = pool.honest_looking_attesters()
+            if len(attesters) < setting.quorum:
+                attesters = pool.attesters()
+            entries = choose_entries(setting.charter, pool, setting.quorum)
+            if entries is None or len(attesters) < setting.quorum:
+                return None
+            self._draft = Draft(attempt, entries, tuple(sorted(attesters)), self._slate_id(entries))
+        draft = self._draft
+        adapter: bytes | None = setting.adapter
+        if draft.entries:
+            self._ask_merge(attempt, draft.slate, draft.entries)
+            adapter = self._merges.get(draft.slate)
+        if adapter is None:
+            return None
+        return Decision(
+            round_=setting.round_,
+            previous=setting.previous,
+            entries=draft.entries,
+            attesters=draft.attesters,
+            adapter=adapter,
+        )
+
+    def _recompute(self, choice: bytes, decision: Decision) -> Verdict:
+        """Whether this node's own merge of the slate gives the adapter that the decision names."""
+        if decision.is_void:
+            return Verdict.YES
+        matched = self._match(choice, decision)
+        if matched is not Verdict.YES:
+            return matched
+        merge = self._merges.get(self._slates[choice])
+        if merge is None:
+            return Verdict.WAIT
+        # [REJECT] The adapter is what the slate merges to
+        return Verdict.YES if merge == decision.adapter else Verdict.NO
+
+    def _match(self, choice: bytes, decision: Decision) -> Verdict:
+        if choice in self._matched:
+            return Verdict.YES
+        matched = match_entries(self._pool, decision)
+        if matched is Verdict.YES:
+            self._matched.add(choice)
+        return matched
+
+    def _ask_merge(self, attempt: int, slate: bytes, entries: tuple[SlateEntry, ...]) -> None:
+        if self._merges.get(slate) is not None:
+            return
+        for entry in entries:
+            if self.blobs.get(entry.announcement) is not Blob.GOOD:
+                self._fetch(attempt, entry.announcement, self._pool.announcements[entry.announcement])
+        are_held = all(self.blobs.get(entry.announcement) is Blob.GOOD for entry in entries)
+        if entries and are_held and self.adapter_ready and (attempt, slate) not in self._asked:
+            self._asked.add((attempt, slate))
+            self._merges[slate] = None
+            self._out.append(Merge(self._setting.round_, slate, entries, self._setting.adapter))
+
+    def _fetch(self, attempt: int, name: bytes, held: Held) -> None:
+        if (attempt, name) in self._asked or not isinstance(held.body, Announcement):
+            return
+        self._asked.add((attempt, name))
+        self.blobs[name] = Blob.FETCHING
+        author = held.message.author
+        holders = [author, *sorted(self._pool.supporters(name) - {author})]
+        self._out.append(
+            FetchDelta(
+                announcement=name,
+                delta=held.body.delta,
+                author=author,
+                trained_round=held.body.trained_round,
+                holders=tuple(holder for holder in holders if holder != self._me),
+            )
+        )
+
+    def _slate_id(self, entries: tuple[SlateEntry, ...]) -> bytes:
+        return slate_id(self._setting.round_, self._setting.adapter, entries)
