@@ -11,7 +11,7 @@ from sterna.errors import ConfigError
 
 HOME_VARIABLE = "STERNA_HOME"
 DEFAULT_HOME = "~/.sterna"
-HOME_ENTRIES = frozenset({"key", "lock", "state.db", "state.db-wal", "state.db-shm", "blobs", "config.toml"})
+HOME_ENTRIES = frozenset({"key", "lock", "state.db", "blobs", "status.json", "crash.log", "demo.log"})
 """What a home may hold; a folder with none of these and something else is somebody's own."""
 
 

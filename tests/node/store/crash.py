@@ -281,7 +281,12 @@ def arm_shim(call: int, action: int, lasting: bool) -> None:
     ctypes.CDLL(None).fault_arm(ctypes.c_long(call), action, int(lasting))
 
 
-def kill_at_random(campaign: Campaign, kills: int, seed: int, longest_seconds: float) -> None:
+def kill_at_random(campaign: Campaign, kills: int, seed: int) -> None:
+    """SIGKILL at any moment of the time that two rounds take on this disk, until ``kills`` are counted."""
+    started = time.monotonic()
+    live(campaign.home, Disk(), lambda _line: None, mood=0, rounds=2)
+    longest_seconds = time.monotonic() - started
+    campaign.fresh_home()
     chance = random.Random(seed)
     while campaign.kills < kills:
         moment = Stop(after_seconds=chance.uniform(0, longest_seconds))
@@ -323,7 +328,7 @@ def main() -> int:
         report["full"] = stop_at_every_call(campaign, errno.ENOSPC, every=every, lasting=True)
         report["failed"] = stop_at_every_call(campaign, errno.EIO, every=every)
     stopped = campaign.kills
-    kill_at_random(campaign, stopped + options.kills, options.seed, longest_seconds=0.06)
+    kill_at_random(campaign, stopped + options.kills, options.seed)
     campaign.fresh_home()
     shutil.rmtree(folder)
     report |= {
