@@ -19,7 +19,7 @@ constexpr uint64_t kTileState = 0x60000;  // tile configuration, tiles
 constexpr bool bit(unsigned word, int index) { return word >> index & 1; }
 
 struct Features {
-  unsigned leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0;
+  unsigned leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0, leaf7_1_eax = 0;
   uint64_t state = 0;
 
   Features() {
@@ -27,6 +27,7 @@ struct Features {
     if (!__get_cpuid(1, &a, &b, &c, &d)) return;
     leaf1_ecx = c;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) leaf7_ebx = b, leaf7_ecx = c, leaf7_edx = d;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) leaf7_1_eax = a;
     if (bit(leaf1_ecx, 27)) {  // OSXSAVE: xgetbv exists
       uint32_t low, high;
       __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -54,6 +55,8 @@ bool has_avx2() {
   const Features& f = features();
   return f.saves(kAvxState) && bit(f.leaf1_ecx, 28) && bit(f.leaf7_ebx, 5);
 }
+
+bool has_avxvnni() { return has_avx2() && bit(features().leaf7_1_eax, 4); }
 
 bool has_avx512vnni() {
   const Features& f = features();

@@ -10,8 +10,7 @@ const Variant* const kFastestFirst[] = {
     &kAmx,
 #endif
 #ifdef STERNA_X86
-    &kAvx512Vnni,
-    &kAvx2,
+    &kAvx512Vnni, &kAvxVnni, &kAvx2,
 #endif
     &kScalar,
 };
@@ -38,7 +37,8 @@ const Variant& variant_in_use() { return *current().load(std::memory_order_relax
 bool use_variant(std::string_view name) {
   std::vector<const Variant*> all = variants();
 #ifdef STERNA_X86
-  if (kAmxEmulated.runs_here()) all.push_back(&kAmxEmulated);
+  for (const Variant* v : {&kAvxVnniEvex, &kAmxEmulated})
+    if (v->runs_here()) all.push_back(v);
 #endif
   for (const Variant* v : all)
     if (name == v->name) {

@@ -8,7 +8,7 @@
 
 namespace sterna {
 
-// The variants that run here, fastest first; the last is "scalar". The emulated one is for tests, not here.
+// The variants that run here, fastest first; the last is "scalar". The two for tests are not here.
 const std::vector<const Variant*>& variants();
 
 const Variant& variant_in_use();

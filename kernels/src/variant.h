@@ -76,8 +76,11 @@ struct Variant {
 extern const Variant kScalar;
 #ifdef STERNA_X86
 extern const Variant kAvx2;
+extern const Variant kAvxVnni;
 extern const Variant kAvx512Vnni;
 extern const Variant kAmx;
+// For tests: the sources of two of the above on processors without their instructions.
+extern const Variant kAvxVnniEvex;
 extern const Variant kAmxEmulated;
 #endif
 

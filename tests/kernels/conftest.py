@@ -7,8 +7,8 @@ import pytest
 
 import sterna_kernels
 
-# The emulated tiles run the source of the AMX variant on any processor with AVX-512.
-VARIANTS = [*sterna_kernels.variants(), "amx-emulated"]
+# The last two run the sources of "avxvnni" and "amx" on any processor with AVX-512 VNNI.
+VARIANTS = [*sterna_kernels.variants(), "avxvnni-evex", "amx-emulated"]
 
 
 @pytest.fixture(params=VARIANTS)

@@ -1,0 +1,103 @@
+// AVX-VNNI: vpdpbusd on 256-bit registers, for processors with AVX-VNNI and without AVX-512.
+//
+// avxvnni_evex.cc compiles this same file with the AVX-512 encoding of that instruction, for tests on
+// processors that have it in that encoding only.
+#include "avx2.h"
+#include "cpu.h"
+#include "variant.h"
+
+#ifdef STERNA_EVEX
+#define STERNA_DOT "%{evex%} vpdpbusd"
+#else
+#define STERNA_DOT "%{vex%} vpdpbusd"
+#endif
+
+namespace sterna {
+namespace {
+
+// Rows that share each load of a panel: 6 x 2 sums, 2 codes and an activation are 15 of the 16 registers.
+constexpr int64_t kRowsAtOnce = 6;
+
+// sum += codes (unsigned) * x (signed), four products an int32. As an instruction, see avx512.h.
+[[gnu::always_inline]] inline void dot(__m256i& sum, __m256i codes, __m256i x) {
+  __asm__(STERNA_DOT " %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(x));
+}
+
+template <int kRows>
+[[gnu::always_inline]] inline void multiply_rows(const MultiplyTask& t, int64_t first) {
+  const int8_t* a = t.activations + first * t.depth;
+  __m256i total[kRows][2];
+  // Every loop over the sums is unrolled: only constant indices keep them in registers.
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) total[r][0] = total[r][1] = _mm256_setzero_si256();
+  const uint8_t* end = t.codes + t.depth * kColumns;
+  for (const uint8_t* codes = t.codes; codes < end; codes += 64, a += 4) {
+    const __m256i left = load(codes), right = load(codes + 32);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const __m256i x = broadcast4(a + r * t.depth);
+      dot(total[r][0], left, x);
+      dot(total[r][1], right, x);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    if (t.limbs == 2 && r % 2 == 1) continue;
+    store16(t, first + r, total[r], total[(r + 1) % kRows]);
+  }
+}
+
+void multiply(const MultiplyTask& t) {
+  const int64_t rows = t.rows * t.limbs;
+  int64_t r = 0;
+  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) multiply_rows<kRowsAtOnce>(t, r);
+  for (; r + 2 <= rows; r += 2) multiply_rows<2>(t, r);
+  if (r < rows) multiply_rows<1>(t, r);
+}
+
+// One row of x straight from the packed bytes. Fields stay in their bytes, at 1, 4, 16 and 64 times their
+// value; one shift at the end undoes it.
+void gemv(const GemvTask& t) {
+  const __m256i masks[4] = {_mm256_set1_epi8(0x03), _mm256_set1_epi8(0x0c), _mm256_set1_epi8(0x30),
+                            _mm256_set1_epi8(static_cast<char>(0xc0))};
+  const uint8_t* p = t.packed;
+  for (int64_t nb = 0; nb < t.n_blocks; ++nb) {
+    __m256i total[2][4] = {};
+    const int8_t* a = t.activations;
+    for (int64_t quarter = 0; quarter < t.k_blocks * 4; ++quarter, p += 64, a += 16) {
+      const __m256i left = load(p), right = load(p + 32);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const __m256i x = broadcast4(a + 4 * j);
+        dot(total[0][j], _mm256_and_si256(left, masks[j]), x);
+        dot(total[1][j], _mm256_and_si256(right, masks[j]), x);
+      }
+    }
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      const __m256i low = _mm256_add_epi32(total[h][0], _mm256_srai_epi32(total[h][1], 2));
+      const __m256i high =
+          _mm256_add_epi32(_mm256_srai_epi32(total[h][2], 4), _mm256_srai_epi32(total[h][3], 6));
+      const __m256i sum = _mm256_sub_epi32(_mm256_add_epi32(low, high), _mm256_set1_epi32(t.sum));
+      _mm256_storeu_ps(t.out + nb * 16 + 8 * h,
+                       _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(t.factor)));
+    }
+  }
+}
+
+#ifdef STERNA_EVEX
+#define STERNA_AVXVNNI_VARIANT kAvxVnniEvex
+constexpr char kName[] = "avxvnni-evex";
+bool runs_here() { return has_avx512vnni(); }
+#else
+#define STERNA_AVXVNNI_VARIANT kAvxVnni
+constexpr char kName[] = "avxvnni";
+bool runs_here() { return has_avxvnni(); }
+#endif
+
+}  // namespace
+
+const Variant STERNA_AVXVNNI_VARIANT = {
+    kName, runs_here, 1, kColumns, quantise_row256, unpack_forward256, unpack_backward256, multiply, gemv};
+
+}  // namespace sterna
