@@ -53,6 +53,7 @@ class Child:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._size: int | None = None  # of the frame whose body has not been read yet
         self._last_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._stderr = asyncio.create_task(self._collect_stderr())
 
@@ -80,10 +81,17 @@ class Child:
             ChildDied: there will be none.
         """
         try:
-            (size,) = _HEADER.unpack(await self._reader.readexactly(_HEADER.size))
-            if size > MAX_FRAME_BYTES:
-                raise ChildDied(f"sent a frame of {size} bytes, the limit is {MAX_FRAME_BYTES}")
-            return _unpack(await self._reader.readexactly(size))
+            # A caller may be cancelled between the two reads; the next one goes on where it stopped.
+            if self._size is None:
+                (self._size,) = _HEADER.unpack(await self._reader.readexactly(_HEADER.size))
+            if self._size > MAX_FRAME_BYTES:
+                raise ChildDied(f"sent a frame of {self._size} bytes, the limit is {MAX_FRAME_BYTES}")
+            body = await self._reader.readexactly(self._size)
+            self._size = None
+            return _unpack(body)
+        except ChildDied:
+            await self.close(kill=True)
+            raise
         except (asyncio.IncompleteReadError, OSError) as error:
             raise await self._death() from error
 

@@ -87,10 +87,28 @@ async def test_frames_that_are_too_large_or_no_msgpack_are_refused(monkeypatch):
             await echo.send({"do": "raw", "what": len(body).to_bytes(4, "big") + body})
             with pytest.raises(ChildDied, match=r"not msgpack|not a map"):
                 await echo.receive()
+            assert echo._process.returncode == -signal.SIGKILL
     monkeypatch.setattr(module, "MAX_FRAME_BYTES", 100)
     async with child() as echo:
         with pytest.raises(ValueError, match="the limit is 100"):
             await echo.send({"do": "echo", "what": b"x" * 100})
+
+
+@pytest.mark.asyncio
+async def test_a_reader_that_is_cancelled_inside_a_frame_loses_nothing():
+    frame = len(body := b"\x81\xa3got\x05").to_bytes(4, "big") + body
+    async with child() as echo:
+        for cut in range(len(frame)):
+            echo._reader = asyncio.StreamReader()
+            echo._reader.feed_data(frame[:cut])
+            reading = asyncio.create_task(echo.receive())
+            for _ in range(5):  # until it waits for the rest
+                await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            echo._reader.feed_data(frame[cut:])
+            assert await echo.receive() == {"got": 5}
 
 
 @pytest.mark.asyncio
