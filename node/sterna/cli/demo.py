@@ -81,8 +81,27 @@ async def _watch(running: Demo, rounds: int) -> dict[str, Any]:
     def table() -> Any:
         return live_table(running.peers, rounds=rounds, note=running.note)
 
+    if not notices.is_terminal:
+        return await _watch_lines(running)
     with Live(get_renderable=table, console=notices, refresh_per_second=REFRESH_PER_SECOND):
         return await running.run()
+
+
+async def _watch_lines(running: Demo) -> dict[str, Any]:
+    """A line whenever something new begins, for logs and pipes."""
+    task = asyncio.ensure_future(running.run())
+    shown = ""
+    try:
+        while not task.done():
+            if running.note != shown:
+                shown = running.note
+                notices.print(shown)
+            await asyncio.wait({task}, timeout=1 / REFRESH_PER_SECOND)
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
 
 
 def _print_summary(result: dict[str, Any]) -> None:
