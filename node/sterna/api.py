@@ -27,7 +27,7 @@ def pull(
     ticket: str,
     output: Path | str,
     *,
-    format: Literal["peft", "gguf", "sterna"] = "peft",  # noqa: A002 - the word of the command line
+    format: Literal["peft", "gguf", "sterna"] = "peft",
     timeout: float = 60.0,
 ) -> dict[str, Any]:
     """Fetch, verify and write the newest certified adapter of a swarm; as `sterna pull --json`.
