@@ -8,8 +8,8 @@ from sterna_protocol.wire.messages import Kind
 from tests.support.byzantine import BYZANTINE, Behaviour
 from tests.support.virtual_network import Faults, InvariantBroken, VirtualNetwork, key_of, virtual_charter
 
-HEAL_SECONDS = 80.0
-"""The network is bad until then."""
+HEAL_SECONDS = 60.0
+"""The network is bad until then: for some six rounds without faults."""
 
 LIMIT_SECONDS = 3000.0
 
@@ -23,7 +23,7 @@ STARVED = (
 """Losses that make members decide with little of what the others saw: locks have to hold."""
 
 
-def trial(seed: int, *, rounds: int = 5) -> VirtualNetwork:
+def trial(seed: int, *, rounds: int = 5, heal_seconds: float = HEAL_SECONDS) -> VirtualNetwork:
     """A swarm of 4 to 7 peers with fewer than a third Byzantine, and faults drawn from ``seed``.
 
     Raises:
@@ -44,7 +44,7 @@ def trial(seed: int, *, rounds: int = 5) -> VirtualNetwork:
         crash_every=rng.choice([0.0, 20.0, 60.0]),
         starved=rng.choice(STARVED),
         down_for=rng.choice([2.0, 15.0]),
-        healed_at=HEAL_SECONDS,
+        healed_at=heal_seconds,
     )
     founders = tuple(sorted(key_of(number).peer for number in range(peers)))
     net = VirtualNetwork(
@@ -56,7 +56,7 @@ def trial(seed: int, *, rounds: int = 5) -> VirtualNetwork:
     )
     net.run_rounds(rounds, LIMIT_SECONDS)
     # After the network healed, rounds go on closing.
-    net.run(lambda net: net.now >= HEAL_SECONDS, LIMIT_SECONDS)
+    net.run(lambda net: net.now >= heal_seconds, LIMIT_SECONDS)
     closed = min(len(peer.disk.certificates) for peer in net.honest)
     net.run_rounds(closed + 2, LIMIT_SECONDS)
     check_chains(net)

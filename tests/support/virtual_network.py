@@ -189,6 +189,8 @@ class VirtualNetwork:
         """A test's own losses: whether a frame gets through."""
         self.syncs: Callable[[Peer, Peer], bool] = lambda asker, peer: True
         """Whether a request gets through."""
+        self.slow: dict[int, float] = {}
+        """Seconds that the training of some peers takes."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._trace = hashlib.sha256()
@@ -438,9 +440,8 @@ class VirtualNetwork:
             case FetchAdapter(adapter):
                 self._fetch_adapter(peer, adapter)
             case Train(round_):
-                self._later(
-                    peer, self.random.uniform(*self._train_seconds), lambda: self._train(peer, round_)
-                )
+                seconds = self.slow.get(peer.number, self.random.uniform(*self._train_seconds))
+                self._later(peer, seconds, lambda: self._train(peer, round_))
             case Closed(certificate, included):
                 peer.closed.append((certificate.round_, included))
             case Fork(ours, _):

@@ -1,0 +1,49 @@
+"""Swarms with faults of every kind: safety at every event, progress after the network healed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.byzantine import BYZANTINE
+from tests.support.trials import trial
+from tests.support.virtual_network import VirtualNetwork
+
+SEEDS = range(16)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_swarm_with_faults_keeps_one_chain_and_goes_on_after_they_end(seed):
+    trial(seed)
+
+
+def test_equal_seeds_give_equal_runs():
+    traces = [trial(seed, rounds=2, heal_seconds=20.0).trace_digest for seed in (7, 7, 8)]
+    assert traces[0] == traces[1] != traces[2]
+
+
+@pytest.mark.parametrize("kind", BYZANTINE)
+def test_one_liar_of_four_does_not_stop_a_swarm(kind):
+    net = VirtualNetwork(11, 4, behaviours={3: BYZANTINE[kind]})
+    net.run_rounds(4, 600.0)
+
+
+def test_rounds_close_long_before_their_longest_time_when_everybody_delivers():
+    net = VirtualNetwork(2, 5)
+    net.run_rounds(4, 4 * 20.0)
+    assert all(included for peer in net.peers for _, included in peer.closed)
+
+
+def test_a_peer_that_comes_late_is_in_the_chain_and_the_committee_soon():
+    net = VirtualNetwork(4, 5, founders=4)
+    late = net.peers[4]
+    net.run(lambda net: late.node is not None, 10.0)
+    net.run_rounds(3, 200.0)
+    assert late.node is not None and late.id in late.node.committee
+
+
+def test_a_slow_trainer_takes_part_with_stale_deltas():
+    net = VirtualNetwork(6, 4, train_seconds=(2.0, 4.0))
+    slow = net.peers[3]
+    net.slow = {3: 30.0}
+    net.run_rounds(8, 600.0)
+    assert any(included for _, included in slow.closed)
