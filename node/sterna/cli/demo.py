@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.live import Live
 
 from sterna.app.demo.run import Demo, DemoPlan
@@ -74,7 +75,7 @@ def demo(
     if as_json:
         emit(result)
         return
-    _print_summary(result)
+    print_summary(result, console)
 
 
 async def _watch(running: Demo, rounds: int) -> dict[str, Any]:
@@ -104,7 +105,8 @@ async def _watch_lines(running: Demo) -> dict[str, Any]:
             await asyncio.wait({task})
 
 
-def _print_summary(result: dict[str, Any]) -> None:
+def print_summary(result: dict[str, Any], console: Console) -> None:
+    """Print a report as a person reads it."""
     for entry in result["rounds"]:
         console.print(
             f"round {entry['round']}: {entry['slate_size']} deltas merged, {entry['signatures']} signatures, "
