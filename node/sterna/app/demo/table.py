@@ -45,8 +45,18 @@ def _cells(status: dict[str, Any], started: bool) -> tuple[str, ...]:
 
 def loss_table(report: dict[str, Any]) -> Table:
     """Held-out losses before and after, per text, beside what each peer reaches alone."""
-    table = Table(title="Held-out loss, nats per token", expand=False)
-    for heading in ("peer", "text", "own text: base", "with the swarm", "all texts: alone", "with the swarm"):
+    before, after = report["union_loss_before"], report["union_loss_after"]
+    table = Table(
+        title=f"Held-out loss, nats per token; all texts: base {before:.3f}, swarm {after:.3f}", expand=False
+    )
+    for heading in (
+        "peer",
+        "text",
+        "base, own text",
+        "swarm, own text",
+        "alone, all texts",
+        "swarm, all texts",
+    ):
         table.add_column(heading, justify="left" if heading in ("peer", "text") else "right")
     for peer in report["peers"]:
         table.add_row(
@@ -57,8 +67,4 @@ def loss_table(report: dict[str, Any]) -> Table:
             f"{peer['alone_loss']:.3f}",
             f"{peer['loss_after']:.3f}",
         )
-    table.add_section()
-    table.add_row(
-        "all", "union", f"{report['union_loss_before']:.3f}", f"{report['union_loss_after']:.3f}", "", ""
-    )
     return table
