@@ -159,7 +159,7 @@ class Peer:
 
     @property
     def is_honest(self) -> bool:
-        return self.behaviour == HONEST
+        return self.behaviour is HONEST
 
 
 class VirtualNetwork:

@@ -45,7 +45,7 @@ class Chain:
 
     @property
     def head_id(self) -> bytes:
-        return previous_id(self._charter, self.head)
+        return self._ids[-1] if self._ids else previous_id(self._charter, None)
 
     @property
     def head_adapter(self) -> bytes:
