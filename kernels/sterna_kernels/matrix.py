@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sterna_kernels.layout import check_shape, pack, packed_nbytes, unpack
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TernaryMatrix:
     """W [N, K] = scale * codes, codes in {-1, 0, 1}, two bits each.
 

@@ -4,9 +4,10 @@ The operators take the packed bytes as a uint8 tensor that shares the memory of 
 torch.compile sees tensors and numbers only.
 """
 
-import warnings
+import ctypes
 from collections.abc import Callable
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from sterna_kernels.matrix import TernaryMatrix
 from sterna_kernels.products import unpack_rows
 
 Backward = Literal["int8", "int8x2", "fp32"]
+
+# Made once for each matrix that is alive, because making one takes longer than a product of a small matrix.
+_shared: WeakKeyDictionary[TernaryMatrix, Tensor] = WeakKeyDictionary()
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -70,10 +74,14 @@ class TernaryLinear(nn.Module):
 
 def share(w: TernaryMatrix) -> Tensor:
     """The packed bytes as a tensor on the same memory, which nobody may write to: it may be a mapped file."""
-    with warnings.catch_warnings():
-        # torch has no read-only tensors and says so; the operators below only read.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(w.packed)
+    tensor = _shared.get(w)
+    if tensor is None:
+        # torch has no read-only tensors and warns where one would be needed: it gets the plain memory, which
+        # holds on to its owner.
+        memory = (ctypes.c_uint8 * w.nbytes).from_address(w.packed.ctypes.data)
+        memory.owner = w.packed  # type: ignore[attr-defined]  # ctypes objects take any attribute
+        tensor = _shared[w] = torch.frombuffer(memory, dtype=torch.uint8)
+    return tensor
 
 
 def _apply(x: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -135,6 +137,18 @@ def test_the_module_computes_the_function_and_saves_nothing(matrix):
 
 def test_the_module_shares_the_memory_of_its_matrix(matrix):
     assert TernaryLinear(matrix).packed.data_ptr() == matrix.packed.ctypes.data == share(matrix).data_ptr()
+
+
+def test_a_matrix_is_let_go_when_nobody_uses_it(rng):
+    w = TernaryMatrix.from_codes(rng.integers(-1, 2, (20, 20), dtype=np.int8), 1.0)
+    alive, packed, tensor = weakref.ref(w), weakref.ref(w.packed), share(w)
+    del w
+    gc.collect()
+    assert alive() is None
+    assert packed() is not None  # the tensor is on its memory
+    del tensor
+    gc.collect()
+    assert packed() is None
 
 
 def test_a_module_survives_copies_and_casts(matrix):
