@@ -147,7 +147,10 @@ class _Correction(torch.autograd.Function):
         inner = x.reshape(-1, x.shape[-1]) @ a.T
         ctx.save_for_backward(inner[:, : trained_b.shape[1]].clone(), a, b)
         ctx.scale = scale
-        return torch.addmm(y.reshape(-1, y.shape[-1]), inner, b.T, alpha=scale).view(y.shape)
+        # The product that made y needs it no more: adding in place saves a copy of it.
+        y.view(-1, y.shape[-1]).addmm_(inner, b.T, alpha=scale)
+        ctx.mark_dirty(y)
+        return y
 
     @staticmethod
     def backward(ctx, g):  # type: ignore[no-untyped-def]

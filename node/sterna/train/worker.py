@@ -320,6 +320,7 @@ class Worker:
             str(config.activation_bytes),
             environment={
                 "OMP_NUM_THREADS": str(config.threads),
+                "RAYON_NUM_THREADS": str(config.threads),  # the tokenizer's
                 # Waiting threads that spin would take the core from the other processes of this machine.
                 "OMP_WAIT_POLICY": "passive",
                 # Each step frees and takes the same memory: handing it to the system in between costs a tenth
