@@ -38,8 +38,8 @@ class Draft:
 class Deliberation:
     """Asks for blobs and merges, and judges decisions by them.
 
-    ``attempt`` is the one the consensus is in; every request is made once per attempt, because what could
-    not be had in one may have reached more holders in the next. ``adapter_ready``: merges can be asked for.
+    ``attempt`` is the one the consensus is in; what could not be had is asked for once more in each, because
+    it may have reached more holders. ``adapter_ready``: merges can be asked for.
     """
 
     def __init__(self, setting: Setting, pool: Pool, me: bytes) -> None:
@@ -108,10 +108,10 @@ class Deliberation:
         return tuple(dict.fromkeys(name for name in names if name not in self._pool.announcements))
 
     def fetch_announced(self) -> None:
-        """Ask for every announced delta that was not asked for yet."""
+        """Ask for every announced delta, and again for those that failed once another member has them."""
         for name, held in self._pool.announcements.items():
-            if name not in self.blobs:
-                self._fetch(-1, name, held)
+            if self.blobs.get(name) in (None, Blob.BAD):
+                self._fetch(-1 - len(self._pool.supporters(name)), name, held)
 
     def prepare(self, attempt: int, choice: bytes) -> None:
         """Ask for what judging ``choice`` needs."""
@@ -183,8 +183,10 @@ class Deliberation:
     def _ask_merge(self, attempt: int, slate: bytes, entries: tuple[SlateEntry, ...]) -> None:
         if self._merges.get(slate) is not None:
             return
+        # A fetch that goes on from one attempt to the next may hang on a holder that gives nothing.
+        wanting = (None, Blob.BAD) if attempt == 0 else (None, Blob.BAD, Blob.FETCHING)
         for entry in entries:
-            if self.blobs.get(entry.announcement) is not Blob.GOOD:
+            if self.blobs.get(entry.announcement) in wanting:
                 self._fetch(attempt, entry.announcement, self._pool.announcements[entry.announcement])
         are_held = all(self.blobs.get(entry.announcement) is Blob.GOOD for entry in entries)
         if entries and are_held and self.adapter_ready and (attempt, slate) not in self._asked:
@@ -192,10 +194,10 @@ class Deliberation:
             self._merges[slate] = None
             self._out.append(Merge(self._setting.round_, slate, entries, self._setting.adapter))
 
-    def _fetch(self, attempt: int, name: bytes, held: Held) -> None:
-        if (attempt, name) in self._asked or not isinstance(held.body, Announcement):
+    def _fetch(self, occasion: int, name: bytes, held: Held) -> None:
+        if (occasion, name) in self._asked or not isinstance(held.body, Announcement):
             return
-        self._asked.add((attempt, name))
+        self._asked.add((occasion, name))
         self.blobs[name] = Blob.FETCHING
         author = held.message.author
         holders = [author, *sorted(self._pool.supporters(name) - {author})]

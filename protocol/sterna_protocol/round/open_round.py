@@ -68,6 +68,7 @@ class OpenRound:
         self._trains = trains
         self._started = now
         self._attested = now
+        self._now = now
         self._adapter_before = adapter_before
         self._verify = verify
         self._is_member = key.peer in setting.members
@@ -150,6 +151,7 @@ class OpenRound:
 
     def advance(self, now: float, participants: frozenset[bytes]) -> list[Effect]:
         """Do all that can be done now. ``participants``: connected peers that mean to announce."""
+        self._now = now
         for timer in [timer for timer, due in self._timers.items() if due <= now]:
             del self._timers[timer]
             self._consensus.timeout(*timer)
@@ -165,8 +167,9 @@ class OpenRound:
         times = [*self._timers.values()]
         if self._resent():
             times.append(self._resend_at)
-        if self._is_member and self.phase is Phase.TRAIN:
-            times.append(self._started + charter.timing.train / 1000)
+        training_ends = self._started + charter.timing.train / 1000
+        if self._is_member and self.phase is Phase.TRAIN and self._now < training_ends:
+            times.append(training_ends)
         has_quorum = len(self.pool.attesters()) >= self.setting.quorum
         if self._is_member and self.phase is Phase.ATTEST and has_quorum:
             times.append(self._attested + charter.timing.attest / 1000)
@@ -226,6 +229,8 @@ class OpenRound:
             expected=participants | frozenset(authors) | own,
             done=done,
             accepted=sum(blobs.get(name) is Blob.GOOD for name in authors.values()),
+            attesters=len(self.pool.attesters()),
+            blocking=self.setting.blocking,
         )
 
     def _attest(self) -> None:

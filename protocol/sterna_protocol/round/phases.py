@@ -21,15 +21,21 @@ def is_training_over(
     expected: frozenset[bytes],
     done: frozenset[bytes],
     accepted: int,
+    attesters: int,
+    blocking: int,
 ) -> bool:
     """Whether a member may attest: nothing more can come, or the charter's time is over.
+
+    With too few deltas for a slate it waits on, however long: a void round would only age the deltas that
+    are there. It follows once so many have attested that one of them is honest and saw enough.
 
     ``expected``: authors known to train; ``done``: authors whose announced delta was checked, whatever came
     of it; ``accepted``: deltas that were found good.
     """
-    if now >= started + charter.timing.train / 1000:
-        return True
-    return accepted >= charter.limits.min_deltas and expected <= done
+    is_late = now >= started + charter.timing.train / 1000
+    if accepted < charter.limits.min_deltas:
+        return is_late and attesters >= blocking
+    return is_late or expected <= done
 
 
 def is_attesting_over(

@@ -299,6 +299,17 @@ def test_fetches_what_is_announced():
     assert fetch.holders == (key_of(1).peer,)
 
 
+def test_a_delta_that_its_author_withholds_is_fetched_from_who_attested_it():
+    made = node()
+    made.receive(1.0, signed(1, announcement(1)).frame(), None)
+    name = signed(1, announcement(1)).id
+    assert not of_type(made.delta_checked(2.0, name, "unreachable"), FetchDelta)
+    effects = made.receive(3.0, signed(2, Attestation(accepted=(name,))).frame(), None)
+    [fetch] = of_type(effects, FetchDelta)
+    assert fetch.holders == (key_of(1).peer, key_of(2).peer)
+    assert not of_type(made.tick(4.0), FetchDelta)
+
+
 def test_anyone_may_announce():
     effects = node().receive(1.0, signed(STRANGER, announcement(STRANGER)).frame(), None)
     assert of_type(effects, FetchDelta)
@@ -342,12 +353,32 @@ def test_waits_no_longer_for_a_peer_that_left():
 def test_does_not_attest_a_delta_that_was_refused():
     made = node()
     made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
-    made.receive(5.0, signed(1, announcement(1)).frame(), None)
-    made.delta_checked(6.0, signed(1, announcement(1)).id, "codes out of range")
-    effects = made.tick(20.0)
+    effects: list[Effect] = []
+    for number, error in ((1, "codes out of range"), (2, None)):
+        made.receive(5.0, signed(number, announcement(number)).frame(), None)
+        effects = made.delta_checked(6.0, signed(number, announcement(number)).id, error)
     [stored] = of_type(effects, StoreOwn)
-    message = decode_frame(stored.frame)
-    assert message.body == Attestation(accepted=(signed(0, announcement(0)).id,)).encode()
+    accepted = sorted(signed(number, announcement(number)).id for number in (0, 2))
+    assert decode_frame(stored.frame).body == Attestation(accepted=tuple(accepted)).encode()
+
+
+def test_waits_on_with_too_few_deltas_for_a_slate_and_does_not_ask_to_be_woken():
+    made = node()
+    made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
+    made.tick(20.0)
+    made.tick(500.0)
+    assert made.phase is Phase.TRAIN
+    assert made.next_wake() > 500.0
+
+
+def test_follows_with_too_few_deltas_when_one_honest_member_must_have_attested():
+    made = node()
+    made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
+    made.receive(6.0, signed(1, Attestation(accepted=())).frame(), None)
+    made.tick(20.0)
+    assert made.phase is Phase.TRAIN
+    made.receive(21.0, signed(2, Attestation(accepted=())).frame(), None)
+    assert made.phase is Phase.ATTEST
 
 
 def test_a_certificate_closes_the_round_and_opens_the_next():
