@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from sterna_protocol.wire.messages import (
     Announcement,
@@ -33,14 +34,14 @@ class Behaviour:
         two_faced: kinds of which it signs several messages for one place, and shows any to each peer.
         share: of the others, how many are shown a message at all.
         answers: whether it answers on the sync stream.
-        serves: whether it gives its blobs to the others.
+        serves: to whom it gives its blobs; "half": to peers of even number.
         merges: whether it says what its merges gave, or another digest.
     """
 
     two_faced: frozenset[Kind] = frozenset()
     share: float = 1.0
     answers: bool = True
-    serves: bool = True
+    serves: Literal["all", "half", "none"] = "all"
     merges: bool = True
 
     def spread(
@@ -57,16 +58,21 @@ class Behaviour:
         for _ in range(others):
             yield rng.choice(faces) if rng.random() < self.share else None
 
+    def serves_to(self, number: int) -> bool:
+        """Whether the peer of this number gets its blobs."""
+        return self.serves == "all" or (self.serves == "half" and number % 2 == 0)
+
 
 HONEST = Behaviour()
-SILENT = Behaviour(share=0.0, answers=False, serves=False)
+SILENT = Behaviour(share=0.0, answers=False, serves="none")
 CHOOSY = Behaviour(share=0.5, answers=False)
-WITHHOLDING = Behaviour(serves=False)
+WITHHOLDING = Behaviour(serves="none")
 LYING = Behaviour(merges=False)
 BYZANTINE = {
     "silent": SILENT,
     "choosy": CHOOSY,
     "withholding": WITHHOLDING,
+    "withholding from half": Behaviour(serves="half"),
     "lying": LYING,
     "two-faced announcements": Behaviour(two_faced=frozenset({Kind.ANNOUNCEMENT}), answers=False),
     "two-faced attestations": Behaviour(two_faced=frozenset({Kind.ATTESTATION}), answers=False),
@@ -75,7 +81,7 @@ BYZANTINE = {
     "two-faced precommits": Behaviour(two_faced=frozenset({Kind.PRECOMMIT}), answers=False),
     "two-faced votes": Behaviour(two_faced=VOTES, answers=False),
     "two-faced and choosy": Behaviour(two_faced=ALL, share=0.6, answers=False),
-    "two-faced liar": Behaviour(two_faced=ALL, merges=False, serves=False),
+    "two-faced liar": Behaviour(two_faced=ALL, merges=False, serves="none"),
 }
 
 

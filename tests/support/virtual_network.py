@@ -477,7 +477,9 @@ class VirtualNetwork:
         return [
             other
             for other in self.peers
-            if blob in other.disk.blobs and self.are_connected(peer, other) and other.behaviour.serves
+            if blob in other.disk.blobs
+            and self.are_connected(peer, other)
+            and other.behaviour.serves_to(peer.number)
         ]
 
     def _fetch(self, peer: Peer, effect: FetchDelta, tries: int = 3) -> None:
