@@ -36,8 +36,8 @@ from sterna.net.score import BAN_SECONDS, Offence, Scores
 
 logger = logging.getLogger(__name__)
 
-MAX_OUTGOING = 512
-"""Messages that wait for the core to read; gossip is dropped beyond that, everything else waits."""
+MAX_OUTGOING = 1024
+"""Messages that wait for the core to read: 16 MiB of gossip. More gossip is dropped, the rest waits."""
 
 STACK_BYTES = 1024 * 1024
 """Of each helper thread. The system's 8 MiB are address space, which is limited here."""
@@ -159,7 +159,7 @@ async def _serve(
     from sterna.net.liveness import Redialler, keep_alive
     from sterna.net.serve import BlobServer
 
-    async def deliver_gossip(author: bytes, data: bytes) -> None:
+    def deliver_gossip(author: bytes, data: bytes) -> None:
         link.emit_or_drop(Gossip(author, data))
 
     async def deliver_request(peer: bytes, request_id: int, data: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -115,17 +115,24 @@ async def open_gossip(
     host: Host,
     *,
     topic: str,
-    deliver: Callable[[bytes, bytes], Awaitable[None]],
+    deliver: Callable[[bytes, bytes], None],
     blame: Callable[[bytes, Offence, str], None],
 ) -> AsyncIterator[GossipService]:
-    """Gossip on ``topic``; ``deliver(author, data)`` gets what others say and must not block."""
+    """Gossip on ``topic``; ``deliver(author, data)`` gets what others say."""
     router = GossipSub(protocols=PROTOCOLS, score_params=score_params(), **ROUTER)
     hardening.forget_deliveries(router)
+
+    def hand_over(message: Any) -> None:
+        author = ID(message.from_id)
+        if author != pubsub.my_id:
+            deliver(key_of(author), bytes(message.data))
+
     pubsub = SafePubsub(
         host.libp2p,
         router,
         blame=blame_by_id(blame),
         within_budget=_Budgets().take,
+        deliver=hand_over,
         limits={**PUBSUB, "allowed_topics": {topic}},
     )
     # Sequence numbers start from whole seconds; a node that restarts after a busy second would repeat some,
@@ -136,10 +143,8 @@ async def open_gossip(
         hardening.contain(manager, "pubsub")
         hardening.contain(heartbeat, "gossipsub")
         await pubsub.wait_until_ready()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_drain, pubsub, await pubsub.subscribe(topic), deliver)
-            yield GossipService(pubsub, router, topic)
-            nursery.cancel_scope.cancel()
+        await pubsub.subscribe(topic)
+        yield GossipService(pubsub, router, topic)
 
 
 def _is_valid(_forwarder: ID, message: Any) -> bool:
@@ -167,13 +172,3 @@ class _Budgets:
                 self._budgets.pop(next(iter(self._budgets)))
             self._budgets[forwarder] = Budget(rate=MESSAGES_PER_SECOND, burst=MESSAGE_BURST, now=now)
         return self._budgets[forwarder].take(1, now)
-
-
-async def _drain(
-    pubsub: SafePubsub, subscription: Any, deliver: Callable[[bytes, bytes], Awaitable[None]]
-) -> None:
-    # The library's channel has 32 slots and drops what does not fit, so it is emptied at once.
-    async for message in subscription:
-        author = ID(message.from_id)
-        if author != pubsub.my_id:
-            await deliver(key_of(author), bytes(message.data))

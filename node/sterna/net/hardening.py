@@ -19,7 +19,9 @@ from libp2p.exceptions import ParseError, ValidationError
 from libp2p.io.exceptions import ConnectionClosedError, IOException, MsgioException
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
+from libp2p.peer.peerstore import env_to_send_in_RPC
 from libp2p.protocol_muxer import multiselect_communicator
+from libp2p.pubsub import gossipsub, pubsub
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.security.exceptions import HandshakeFailure
@@ -64,6 +66,9 @@ MAX_UPGRADES_PER_ADDRESS = 32
 
 MAX_OUTBOUND_MESSAGES = 256
 """Gossip messages that wait for one peer: at 16 KiB each, 4 MiB. The library's 32 overflow in any burst."""
+
+SENDER_RECORD_SECONDS = 60.0
+"""A laptop that changes its network is known by its new addresses after this."""
 
 MAX_OUTBOUND_RPC_BYTES = 64 * 1024
 """One gossip frame we send: several messages, and below what any peer accepts."""
@@ -200,14 +205,39 @@ async def _bounded_read_delim(reader: Any) -> bytes:
     return bytes(line[:-1])
 
 
+def _sender_record(host: Any) -> tuple[bytes, bool]:
+    made, record = getattr(host, "_sender_record", (float("-inf"), b""))
+    now = trio.current_time()
+    if now - made > SENDER_RECORD_SECONDS:
+        record, _ = env_to_send_in_RPC(host)
+        host._sender_record = (now, record)
+    return record, False
+
+
+def _ignore_sender_record(_rpc: Any, _host: Any, _peer_id: ID) -> bool:
+    return True
+
+
+def _never() -> bool:
+    return False
+
+
 def install() -> None:
-    """Replace three names that the library looks up in its own modules; affects this whole process.
+    """Replace names that the library looks up in its own modules; affects this whole process.
 
     The muxer that a host is given is negotiated but not used: muxer_multistream.py:143 makes its own Yamux.
+    Each gossip frame carries its sender's signed addresses, made up afresh for each (gossipsub.py:1007) and
+    checked on each (pubsub.py:567): half of the time that gossip takes. Identify carries the same record.
+    And every read, of one byte too, is answered with a window update of its own (yamux.py:413); without that,
+    half a window is given back at once, as other implementations do.
     """
     multiselect_communicator.read_delim = _bounded_read_delim
     yamux.YamuxStream = StrictStream
+    yamux._yamux_release_on_read = _never
     muxer_multistream.Yamux = BoundedYamux
+    for module in (pubsub, gossipsub):
+        module.env_to_send_in_RPC = _sender_record
+        module.maybe_consume_signed_record = _ignore_sender_record
 
 
 def free_inbound_slots(swarm: Any) -> None:
@@ -305,7 +335,8 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
     """Gossip that survives what peers send and does not drop what we send.
 
     Cures: an undecodable RPC (pubsub.py:562), a key that is none (validators.py:63) and a validator that
-    raises each end the process; and outbound queues of 32 messages (rpc_queue.py:39) which may be joined to
+    raises each end the process; the subscription's channel drops what exceeds 32 messages in one turn of the
+    scheduler (pubsub.py:124); and outbound queues of 32 messages (rpc_queue.py:39) which may be joined to
     frames larger than the receivers' own limit.
     """
 
@@ -316,17 +347,19 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         *,
         blame: Blame,
         within_budget: Callable[[ID], bool],
+        deliver: Callable[[Any], None],
         limits: dict[str, Any],
     ) -> None:
         super().__init__(host, router, strict_signing=True, **limits)
         self._blame = blame
         self._within_budget = within_budget
+        self._deliver = deliver
         self.peer_queues = _DeepQueues()
 
     async def stream_handler(self, stream: Any) -> None:
         peer_id = stream.muxed_conn.peer_id
         try:
-            await super().stream_handler(stream)
+            await super().stream_handler(_Buffered(stream))
         except Exception as error:  # noqa: BLE001  protobuf's DecodeError, and what its parts' handlers raise
             note("gossip.stream", error)
             if not _is_loss(error):
@@ -358,6 +391,33 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  see the class
             note("gossip.push", error)
             self._blame(msg_forwarder, Offence.MALFORMED, "gossip message")
+
+    def notify_subscriptions(self, publish_message: Any) -> None:
+        self._deliver(publish_message)
+
+
+class _Buffered:
+    """A stream that is read in large pieces.
+
+    Cures: the length of each gossip frame is read byte by byte (utils/varint.py:167), and every read takes
+    three locks: a neighbour could bring 30 messages a second on a busy machine, and no more.
+    """
+
+    metric_send_channel = None
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._buffer = b""
+        self.muxed_conn = stream.muxed_conn
+
+    async def read(self, size: int) -> bytes:
+        if not self._buffer:
+            self._buffer = await self._stream.read(MAX_OUTBOUND_RPC_BYTES)
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    async def reset(self) -> None:
+        await self._stream.reset()
 
 
 class _DeepQueues(dict[ID, Any]):

@@ -44,13 +44,11 @@ async def keep_alive(host: Host, peer: bytes) -> None:
     try:
         while host.is_connected(peer):
             try:
-                if stream is None:
-                    stream = await host.open(peer, PING_PROTOCOL)
-                token = secrets.token_bytes(PING_BYTES)
-                await write_all(stream, token, seconds=PING_TIMEOUT_SECONDS)
-                if await read_exactly(stream, PING_BYTES, seconds=PING_TIMEOUT_SECONDS) != token:
-                    raise Lost("the echo differs")
-                misses = 0
+                with trio.move_on_after(PING_TIMEOUT_SECONDS) as deadline:
+                    stream = stream or await host.open(peer, PING_PROTOCOL)
+                    await _ping(stream)
+                if deadline.cancelled_caught:
+                    raise Lost(f"no echo within {PING_TIMEOUT_SECONDS:g} s")
             except Lost as why:
                 misses += 1
                 if stream is not None:
@@ -61,16 +59,24 @@ async def keep_alive(host: Host, peer: bytes) -> None:
                     await host.drop(peer)
                     return
                 continue
+            misses = 0
             await trio.sleep(PING_EVERY_SECONDS)
     finally:
         if stream is not None:
             await stream.reset()
 
 
+async def _ping(stream: Stream) -> None:
+    token = secrets.token_bytes(PING_BYTES)
+    await write_all(stream, token, seconds=PING_TIMEOUT_SECONDS)
+    if await read_exactly(stream, PING_BYTES, seconds=PING_TIMEOUT_SECONDS) != token:
+        raise Lost("the echo differs")
+
+
 class Redialler:
     """Keeps connections to the addresses we want, each with its own patience."""
 
-    def __init__(self, host: Host, nursery: trio.Nursery, banned: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, host: Host, nursery: trio.Nursery) -> None:
         self._host = host
         self._nursery = nursery
         self._wanted: dict[str, bytes] = {}

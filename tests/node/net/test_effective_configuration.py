@@ -19,7 +19,7 @@ STRANGER = bytes(range(32))
 
 def with_node(test: Callable[[Host, GossipService], Awaitable[None]]) -> Callable[[], None]:
     async def main() -> None:
-        async def ignore(_author: bytes, _data: bytes) -> None: ...
+        def ignore(_author: bytes, _data: bytes) -> None: ...
 
         async with (
             open_host(
