@@ -25,31 +25,33 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-Weights weights(uintptr_t packed, int64_t n, int64_t k, float scale) {
+// `row_scales` may be 0: there are none.
+Weights weights(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t row_scales) {
   for (const int64_t side : {n, k})
     if (side < 1 || side > sterna::kMaxSide)
       throw std::invalid_argument("side " + std::to_string(side) + " is not between 1 and " +
                                   std::to_string(sterna::kMaxSide));
-  return {at<const uint8_t>(packed), n, k, scale};
+  return {at<const uint8_t>(packed), n, k, scale, reinterpret_cast<const float*>(row_scales)};
 }
 
-void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t x, int64_t rows, uintptr_t y) {
+void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t row_scales, uintptr_t x,
+             int64_t rows, uintptr_t y) {
   if (rows == 0) return;
-  sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale), at<const float>(x), rows,
-                  at<float>(y));
+  sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale, row_scales), at<const float>(x),
+                  rows, at<float>(y));
 }
 
-void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t g, int64_t rows, int limbs,
-              uintptr_t dx) {
+void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t row_scales, uintptr_t g,
+              int64_t rows, int limbs, uintptr_t dx) {
   if (rows == 0) return;
   if (limbs != 1 && limbs != 2)
     throw std::invalid_argument("limbs=" + std::to_string(limbs) + ": 1 and 2 exist");
-  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale), at<const float>(g), rows, limbs,
-                   at<float>(dx));
+  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, row_scales), at<const float>(g),
+                   rows, limbs, at<float>(dx));
 }
 
 void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows, uintptr_t codes) {
-  const Weights w = weights(packed, n, k, 1.0f);
+  const Weights w = weights(packed, n, k, 1.0f, 0);
   if (first < 0 || rows < 0 || first + rows > n)
     throw std::invalid_argument("rows " + std::to_string(first) + " + " + std::to_string(rows) + " of " +
                                 std::to_string(n));
@@ -67,10 +69,10 @@ std::vector<std::string> variants() {
 NB_MODULE(_native, m) {
   using namespace nb::literals;
   m.doc() = "Ternary products in C++; private to sterna_kernels.";
-  m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "x"_a, "rows"_a, "y"_a,
+  m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "row_scales"_a, "x"_a, "rows"_a, "y"_a,
         nb::call_guard<nb::gil_scoped_release>());
-  m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "g"_a, "rows"_a, "limbs"_a, "dx"_a,
-        nb::call_guard<nb::gil_scoped_release>());
+  m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "row_scales"_a, "g"_a, "rows"_a,
+        "limbs"_a, "dx"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("unpack", &unpack, "packed"_a, "n"_a, "k"_a, "first"_a, "rows"_a, "codes"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("variants", &variants);

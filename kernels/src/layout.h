@@ -45,6 +45,7 @@ struct Weights {
   const uint8_t* packed;
   int64_t n, k;
   float scale;
+  const float* row_scales;  // [n], or null when the scale is all there is
 
   [[gnu::always_inline]] int64_t n_blocks() const { return ceil_div(n, kBlockRows); }
   [[gnu::always_inline]] int64_t k_blocks() const { return ceil_div(k, kBlockColumns); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <new>
 
 #include "threads.h"
@@ -41,7 +42,7 @@ class Scratch {
 };
 
 thread_local Scratch activations_scratch, sums_scratch, factors_scratch;  // of the calling thread
-thread_local Scratch panel_scratch, ragged_scratch;                       // of each thread that works
+thread_local Scratch panel_scratch, ragged_scratch, scaled_scratch;       // of each thread that works
 
 struct Activations {
   int8_t* codes;
@@ -50,8 +51,9 @@ struct Activations {
   int64_t depth;
 };
 
+// `scales`, if any, multiply the elements of each row before anything else.
 Activations quantise(const Variant& v, int64_t tile, const float* x, int64_t rows, int64_t length,
-                     float floor, int limbs, float scale) {
+                     const float* scales, float floor, int limbs, float scale) {
   const int64_t depth = round_up(length, kBlockColumns);
   const Activations a = {activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth),
                          sums_scratch.get<int32_t>(rows * limbs), factors_scratch.get<float>(rows), depth};
@@ -62,12 +64,27 @@ Activations quantise(const Variant& v, int64_t tile, const float* x, int64_t row
     const int64_t end = std::min(rows, (item + 1) * kQuantiseRows);
     for (int64_t m = item * kQuantiseRows; m < end; ++m) {
       float step;
-      v.quantise_row({x + m * length, length, depth, floor, limbs, start(m * limbs),
-                      start(m * limbs + limbs - 1), tile * kBlockColumns, a.sums + m * limbs, &step});
+      const float* row = x + m * length;
+      if (scales != nullptr) {
+        float* scaled = scaled_scratch.get<float>(length);
+        std::transform(row, row + length, scales, scaled, std::multiplies<>());
+        row = scaled;
+      }
+      v.quantise_row({row, length, depth, floor, limbs, start(m * limbs), start(m * limbs + limbs - 1),
+                      tile * kBlockColumns, a.sums + m * limbs, &step});
       a.factors[m] = step * scale;
     }
   });
   return a;
+}
+
+// Moves `count` results to their place, if they are not there yet, and multiplies them by their rows' scales.
+void finish(const float* from, int64_t count, const float* scales, float* to) {
+  if (scales != nullptr) {
+    std::transform(from, from + count, scales, to, std::multiplies<>());
+  } else if (from != to) {
+    std::copy_n(from, count, to);
+  }
 }
 
 // Every panel of columns of the result, for chunks of rows that fit the cache.
@@ -89,9 +106,10 @@ void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const 
     // m0 is a multiple of 16, so it starts a tile.
     v.multiply({codes, a.codes + m0 * limbs * a.depth, a.sums + m0 * limbs, a.factors + m0, m, a.depth, limbs,
                 direct, ragged ? v.panel_columns : columns});
-    if (ragged) {
-      for (int64_t r = 0; r < m; ++r) std::copy_n(direct + r * v.panel_columns, c, target + r * columns);
-    }
+    const float* scales = is_forward && w.row_scales != nullptr ? w.row_scales + c0 : nullptr;
+    if (!ragged && scales == nullptr) return;
+    for (int64_t r = 0; r < m; ++r)
+      finish(direct + r * (ragged ? v.panel_columns : columns), c, scales, target + r * columns);
   });
 }
 
@@ -107,7 +125,8 @@ void multiply_few(const Variant& v, const Weights& w, const Activations& a, int6
       float* target = y + m * w.n + nb * kBlockRows;
       v.gemv({w.block(nb, 0), count, w.k_blocks(), a.codes + m * a.depth, a.sums[m], a.factors[m],
               ragged ? edge : target});
-      if (ragged) std::copy_n(edge, columns, target);
+      const float* scales = w.row_scales != nullptr ? w.row_scales + nb * kBlockRows : nullptr;
+      finish(ragged ? edge : target, columns, scales, target);
     }
   });
 }
@@ -117,17 +136,18 @@ void multiply_few(const Variant& v, const Weights& w, const Activations& a, int6
 void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, float* y) {
   if (rows == 0) return;
   if (rows <= kGemvRows) {
-    multiply_few(v, w, quantise(v, 1, x, rows, w.k, kActivationFloor, 1, w.scale), rows, y);
-    return;
+    const auto a = quantise(v, 1, x, rows, w.k, nullptr, kActivationFloor, 1, w.scale);
+    multiply_few(v, w, a, rows, y);
+  } else {
+    const auto a = quantise(v, v.tile_rows, x, rows, w.k, nullptr, kActivationFloor, 1, w.scale);
+    multiply_panels(v, w, true, a, rows, 1, y);
   }
-  multiply_panels(v, w, true, quantise(v, v.tile_rows, x, rows, w.k, kActivationFloor, 1, w.scale), rows, 1,
-                  y);
 }
 
 void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, int limbs, float* dx) {
   if (rows == 0) return;
-  multiply_panels(v, w, false, quantise(v, v.tile_rows, g, rows, w.n, kGradientFloor, limbs, w.scale), rows,
-                  limbs, dx);
+  const auto a = quantise(v, v.tile_rows, g, rows, w.n, w.row_scales, kGradientFloor, limbs, w.scale);
+  multiply_panels(v, w, false, a, rows, limbs, dx);
 }
 
 void unpack(const Weights& w, int64_t first, int64_t rows, int8_t* codes) {

@@ -5,10 +5,11 @@
 
 namespace sterna {
 
-// y [rows, n] = x [rows, k] W^T, rows of x quantised to int8.
+// y [rows, n] = x [rows, k] W^T, rows of x quantised to int8. Scales of rows of W multiply y at the end.
 void forward(const Variant&, const Weights&, const float* x, int64_t rows, float* y);
 
-// dx [rows, k] = g [rows, n] W, rows of g quantised to `limbs` (1 or 2) int8 limbs.
+// dx [rows, k] = g [rows, n] W, rows of g, times the scales of rows of W, quantised to `limbs` (1 or 2) int8
+// limbs.
 void backward(const Variant&, const Weights&, const float* g, int64_t rows, int limbs, float* dx);
 
 // The weights -1, 0, +1 of the rows from `first`, [rows, k].

@@ -18,7 +18,8 @@ def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
     _check_rows(x, "x", w.shape[1])
     n, k = w.shape
     y = np.empty((x.shape[0], n), np.float32)
-    _native.forward(w.packed.ctypes.data, n, k, w.scale, x.ctypes.data, x.shape[0], y.ctypes.data)
+    packed, scales = w.packed.ctypes.data, row_scales_address(w)
+    _native.forward(packed, n, k, w.scale, scales, x.ctypes.data, x.shape[0], y.ctypes.data)
     return y
 
 
@@ -34,8 +35,14 @@ def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> N
         raise ValueError(f"limbs={limbs}: 1 and 2 exist")
     n, k = w.shape
     dx = np.empty((g.shape[0], k), np.float32)
-    _native.backward(w.packed.ctypes.data, n, k, w.scale, g.ctypes.data, g.shape[0], limbs, dx.ctypes.data)
+    packed, scales = w.packed.ctypes.data, row_scales_address(w)
+    _native.backward(packed, n, k, w.scale, scales, g.ctypes.data, g.shape[0], limbs, dx.ctypes.data)
     return dx
+
+
+def row_scales_address(w: TernaryMatrix) -> int:
+    """Where the scales of the rows lie; 0 without any."""
+    return 0 if w.row_scales is None else w.row_scales.ctypes.data
 
 
 def unpack_rows(packed: int, shape: tuple[int, int], first: int, rows: int) -> NDArray[np.int8]:

@@ -3,8 +3,8 @@
 Shapes: M rows of activations or gradients, W [N, K] in {-1, 0, 1}. All arithmetic on floats is float32, each
 operation rounded once, in the order written here.
 
-    matmul     y[M, N]  = x W^T * scale      x quantised per row to int8
-    matmul_t   dx[M, K] = g W * scale        g quantised per row to one or two int8 limbs
+    matmul     y[M, N]  = (x W^T) * scale * row_scales     x quantised per row to int8
+    matmul_t   dx[M, K] = (g * row_scales) W * scale       g * row_scales quantised per row to int8 limbs
 
 A row that holds a NaN or an infinity gives a row of NaN.
 """
@@ -26,16 +26,29 @@ ACTIVATION_FLOOR = np.float32(1e-5)
 GRADIENT_FLOOR = np.float32(2.0**-100)
 
 
-def matmul(x: NDArray[np.float32], weights: NDArray[np.int8], scale: float) -> NDArray[np.float32]:
+def matmul(
+    x: NDArray[np.float32],
+    weights: NDArray[np.int8],
+    scale: float,
+    row_scales: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """y [M, N] of x [M, K] and weights [N, K]: BitNet's linear layer with per-row int8 activations."""
     codes, step = quantise(x, floor=ACTIVATION_FLOOR, limbs=1)
-    return _dequantise(_integer_product(codes, weights.T), step, scale)
+    y = _dequantise(_integer_product(codes, weights.T), step, scale)
+    return y if row_scales is None else _multiply(y, row_scales)
 
 
 def matmul_t(
-    g: NDArray[np.float32], weights: NDArray[np.int8], scale: float, *, limbs: Limbs = 1
+    g: NDArray[np.float32],
+    weights: NDArray[np.int8],
+    scale: float,
+    row_scales: NDArray[np.float32] | None = None,
+    *,
+    limbs: Limbs = 1,
 ) -> NDArray[np.float32]:
     """dx [M, K] of g [M, N] and weights [N, K]; two limbs keep 15 bits of a gradient, one keeps 7."""
+    if row_scales is not None:
+        g = _multiply(g, row_scales)
     codes, step = quantise(g, floor=GRADIENT_FLOOR, limbs=limbs)
     if limbs == 1:
         return _dequantise(_integer_product(codes, weights), step, scale)
@@ -73,6 +86,10 @@ def _integer_product(a: NDArray[np.int32], b: NDArray[np.int8]) -> NDArray[np.fl
 
 
 def _dequantise(total: NDArray[np.float32], step: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    return _multiply(total, _multiply(step, np.float32(scale))[:, None])
+
+
+def _multiply(a: NDArray[np.float32], b: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
     # Products beyond float32 become infinite, as in C++.
     with np.errstate(over="ignore", invalid="ignore"):
-        return total * (step * np.float32(scale))[:, None]
+        return a * b

@@ -41,7 +41,7 @@ def ternary_linear(x: Tensor, w: TernaryMatrix, *, backward: Backward = "int8x2"
         ValueError: ``x`` does not end in K, or there is no such ``backward``.
     """
     n, k = w.shape
-    return _apply(x, share(w), n, k, w.scale, _check(backward))
+    return _apply(x, share(w), n, k, w.scale, _row_scales(w), _check(backward))
 
 
 class TernaryLinear(nn.Module):
@@ -60,11 +60,14 @@ class TernaryLinear(nn.Module):
         self.register_buffer("packed", share(matrix), persistent=False)
         self.out_features, self.in_features = matrix.shape
         self.scale = matrix.scale
+        # Not a buffer, which a cast of the module to bfloat16 would round.
+        self.row_scales = _row_scales(matrix)
         self.backward_as = _check(backward)
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., N] of x [..., K]."""
-        return _apply(x, self.packed, self.out_features, self.in_features, self.scale, self.backward_as)
+        n, k = self.out_features, self.in_features
+        return _apply(x, self.packed, n, k, self.scale, self.row_scales, self.backward_as)
 
     def extra_repr(self) -> str:
         return (
@@ -84,45 +87,54 @@ def share(w: TernaryMatrix) -> Tensor:
     return tensor
 
 
-def _apply(x: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+def _row_scales(w: TernaryMatrix) -> Tensor | None:
+    return None if w.row_scales is None else torch.from_numpy(w.row_scales.copy())
+
+
+def _apply(
+    x: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+) -> Tensor:
     # The dispatcher takes 9 us to find that nobody wants a gradient; 210 layers for each token feel that.
     plain = type(x) is Tensor and x.is_cpu and packed.is_cpu and not torch.compiler.is_compiling()
     if plain and not (torch.is_grad_enabled() and x.requires_grad):
-        return _forward_cpu(x, packed, n, k, scale, backward)
-    return _linear(x, packed, n, k, scale, backward)
+        return _forward_cpu(x, packed, n, k, scale, row_scales, backward)
+    return _linear(x, packed, n, k, scale, row_scales, backward)
 
 
 # --- the operators: sterna::ternary_linear and its backward ---
 
 # torch has no types for this class.
 _library: Any = torch.library.Library("sterna", "DEF")  # type: ignore[no-untyped-call]
-_library.define(
-    "ternary_linear(Tensor x, Tensor packed, int n, int k, float scale, str backward) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-_library.define(
-    "ternary_linear_backward(Tensor g, Tensor packed, int n, int k, float scale, str backward) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
+_WEIGHTS = "Tensor packed, int n, int k, float scale, Tensor? row_scales"
+for _name, _rows in (("ternary_linear", "x"), ("ternary_linear_backward", "g")):
+    _schema = f"{_name}(Tensor {_rows}, {_WEIGHTS}, str backward) -> Tensor"
+    _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 
 
-def _forward_cpu(x: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+def _forward_cpu(
+    x: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+) -> Tensor:
     _check_rows(x, "x", k)
     rows = x.float().contiguous()
     y = rows.new_empty((*x.shape[:-1], n))
-    _native.forward(packed.data_ptr(), n, k, scale, rows.data_ptr(), rows.numel() // k, y.data_ptr())
+    scales = 0 if row_scales is None else row_scales.data_ptr()
+    _native.forward(packed.data_ptr(), n, k, scale, scales, rows.data_ptr(), rows.numel() // k, y.data_ptr())
     return y if x.dtype is torch.float32 else y.to(x.dtype)
 
 
-def _backward_cpu(g: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+def _backward_cpu(
+    g: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+) -> Tensor:
     _check_rows(g, "g", n)
     rows = g.float().contiguous()
     if backward == "fp32":
+        rows = rows if row_scales is None else rows * row_scales
         dx = _backward_fp32(rows.reshape(-1, n), packed, n, k, scale).reshape((*g.shape[:-1], k))
     else:
         dx = rows.new_empty((*g.shape[:-1], k))
         count, limbs = rows.numel() // n, 1 if backward == "int8" else 2
-        _native.backward(packed.data_ptr(), n, k, scale, rows.data_ptr(), count, limbs, dx.data_ptr())
+        scales = 0 if row_scales is None else row_scales.data_ptr()
+        _native.backward(packed.data_ptr(), n, k, scale, scales, rows.data_ptr(), count, limbs, dx.data_ptr())
     return dx if g.dtype is torch.float32 else dx.to(g.dtype)
 
 
@@ -136,23 +148,28 @@ def _backward_fp32(g: Tensor, packed: Tensor, n: int, k: int, scale: float) -> T
     return dx
 
 
-def _forward_fake(x: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+def _forward_fake(
+    x: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+) -> Tensor:
     _check_rows(x, "x", k)
     return x.new_empty((*x.shape[:-1], n))
 
 
-def _backward_fake(g: Tensor, packed: Tensor, n: int, k: int, scale: float, backward: str) -> Tensor:
+def _backward_fake(
+    g: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+) -> Tensor:
     return g.new_empty((*g.shape[:-1], k))
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, packed, *ctx.numbers = inputs
-    ctx.save_for_backward(packed)
+    _, packed, ctx.n, ctx.k, ctx.scale, row_scales, ctx.backward_as = inputs
+    ctx.save_for_backward(packed, row_scales)
 
 
 def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    (packed,) = ctx.saved_tensors
-    return _linear_backward(g, packed, *ctx.numbers), None, None, None, None, None
+    packed, row_scales = ctx.saved_tensors
+    dx = _linear_backward(g, packed, ctx.n, ctx.k, ctx.scale, row_scales, ctx.backward_as)
+    return dx, None, None, None, None, None, None
 
 
 def _check_rows(x: Tensor, name: str, width: int) -> None:

@@ -47,6 +47,30 @@ def test_a_copy_is_a_matrix_of_its_own(rng):
     np.testing.assert_array_equal(twin.codes(), matrix.codes())
 
 
+def test_scales_of_rows_are_a_copy_that_nobody_changes():
+    scales = np.ones(3, np.float32)
+    matrix = TernaryMatrix.from_codes(np.zeros((3, 2), np.int8), 1.0, row_scales=scales)
+    scales[0] = 7
+    assert matrix.row_scales.tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        matrix.row_scales[0] = 7
+
+
+@pytest.mark.parametrize(
+    ("scales", "error", "named"),
+    [
+        (np.ones(3), TypeError, "float64"),
+        ([1.0] * 3, TypeError, "list"),
+        (np.ones(2, np.float32), ValueError, r"\(2,\).*needs \(3,\)"),
+        (np.ones((3, 1), np.float32), ValueError, r"\(3, 1\)"),
+        (np.array([1, np.inf, 1], np.float32), ValueError, r"row_scales\[1\] is inf"),
+    ],
+)
+def test_scales_of_rows_that_do_not_fit_are_refused(scales, error, named):
+    with pytest.raises(error, match=named):
+        TernaryMatrix.from_codes(np.zeros((3, 2), np.int8), 1.0, row_scales=scales)
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf"), 1e39])
 def test_a_scale_that_is_not_finite_is_named(scale):
     with pytest.raises(ValueError, match=f"scale {scale}".replace("+", r"\+")):

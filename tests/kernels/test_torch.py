@@ -20,7 +20,8 @@ def matrix(rng) -> TernaryMatrix:
 
 
 def dense(w: TernaryMatrix) -> Tensor:
-    return torch.from_numpy(w.codes()).double() * w.scale
+    scales = np.ones(w.shape[0], np.float32) if w.row_scales is None else w.row_scales
+    return torch.from_numpy(w.codes()).double() * w.scale * torch.from_numpy(scales.copy())[:, None]
 
 
 def rounding_error(rows: Tensor, w: Tensor, limit: int) -> Tensor:
@@ -77,6 +78,22 @@ def test_the_gradient_predicts_a_step_larger_than_the_rounding(matrix):
     limit = sum((rounding_error(v.double(), w, 127) * g.abs()).sum() for v in (x, x + 4 * towards))
     assert abs(predicted - happened) <= limit
     assert limit < 0.5 * predicted
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_scales_of_rows_reach_both_directions(rng, backward):
+    scales = rng.uniform(0.5, 2, 70).astype(np.float32)
+    w = TernaryMatrix.from_codes(rng.integers(-1, 2, (70, 130), dtype=np.int8), 0.25, row_scales=scales)
+    layer = TernaryLinear(w, backward=backward).bfloat16()
+    x = torch.randn(5, 130).requires_grad_()
+    g = torch.randn(5, 70)
+    y = layer(x)
+    np.testing.assert_array_equal(y.detach().numpy(), matmul(x.detach().numpy(), w))
+    y.backward(g)
+    scaled = g.double() * torch.from_numpy(scales)
+    unscaled = dense(w) / torch.from_numpy(scales)[:, None]
+    # The coarsest rounding, one limb, bounds all three.
+    assert ((x.grad - scaled @ unscaled).abs() <= rounding_error(scaled, unscaled, 127)).all()
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
@@ -175,14 +192,15 @@ def test_the_fp32_backward_goes_through_more_rows_than_it_holds_at_once(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("backward", BACKWARDS)
 def test_torch_finds_nothing_wrong_with_the_operators(matrix, backward):
-    for wants_gradient in (False, True):
+    for wants_gradient, scales in ((False, None), (True, None), (True, torch.rand(70))):
         x = torch.randn(2, 3, 130, requires_grad=wants_gradient)
         torch.library.opcheck(
-            torch.ops.sterna.ternary_linear.default, (x, share(matrix), 70, 130, 0.25, backward)
+            torch.ops.sterna.ternary_linear.default, (x, share(matrix), 70, 130, 0.25, scales, backward)
         )
     g = torch.randn(2, 3, 70)
     torch.library.opcheck(
-        torch.ops.sterna.ternary_linear_backward.default, (g, share(matrix), 70, 130, 0.25, backward)
+        torch.ops.sterna.ternary_linear_backward.default,
+        (g, share(matrix), 70, 130, 0.25, torch.rand(70), backward),
     )
 
 

@@ -27,9 +27,9 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def assert_all_products_equal_the_reference(x: np.ndarray, g: np.ndarray, w: TernaryMatrix) -> None:
     codes = w.codes()
-    np.testing.assert_array_equal(matmul(x, w), reference.matmul(x, codes, w.scale))
+    np.testing.assert_array_equal(matmul(x, w), reference.matmul(x, codes, w.scale, w.row_scales))
     for limbs in (1, 2):
-        expected = reference.matmul_t(g, codes, w.scale, limbs=limbs)
+        expected = reference.matmul_t(g, codes, w.scale, w.row_scales, limbs=limbs)
         np.testing.assert_array_equal(matmul_t(g, w, limbs=limbs), expected)
 
 
@@ -52,6 +52,13 @@ def test_every_number_of_columns_of_the_matrix(variant, rng, k):
 def test_every_number_of_rows_of_the_input(variant, rng, m):
     w = TernaryMatrix.from_codes(ternary(rng, 40, 150), 3e-3)
     assert_all_products_equal_the_reference(normal(rng, m, 150), normal(rng, m, 40), w)
+
+
+@pytest.mark.parametrize("m", [1, 4, 5, 40])
+@pytest.mark.parametrize("n", [1, 16, 31, 64, 100])
+def test_each_row_of_the_matrix_may_have_its_scale(variant, rng, n, m):
+    w = TernaryMatrix.from_codes(ternary(rng, n, 90), 0.5, row_scales=normal(rng, n))
+    assert_all_products_equal_the_reference(normal(rng, m, 90), normal(rng, m, n), w)
 
 
 @pytest.mark.parametrize("offset", MISALIGNED)
