@@ -50,8 +50,8 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	  || { echo 'A compiler and GMP are missing: sudo apt-get install -y build-essential python3-dev python3-venv libgmp-dev'; exit 2; }
 	$(PIP) install -q -c $(CONSTRAINTS) scikit-build-core nanobind cmake ninja
 	$(PIP) install -q -c $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
-	@touch $@
+	@touch $@ $(VENV)/.just-built
 
 $(VENV)/.built: $(VENV)/.installed $(NATIVE)
-	$(PIP) install -q --no-build-isolation --no-deps -e .
+	@rm $(VENV)/.just-built 2>/dev/null || $(PIP) install -q --no-build-isolation --no-deps -e .
 	@touch $@
