@@ -16,7 +16,7 @@ from sterna_protocol.swarm.charter import Charter, SignedCharter, sign_charter
 from sterna_protocol.swarm.defaults import Linears, default_charter
 from sterna_protocol.wire.signing import SigningKey
 
-Rule = Literal["mean", "clip+mean", "trimmed"]
+Rule = Literal["mean", "clip+mean", "median", "trimmed", "nnm+trimmed"]
 Quorum = Literal["byzantine", "majority"]
 
 

@@ -34,7 +34,7 @@ def create(
     name: Annotated[str, typer.Option(help="What members will see the swarm called.")] = "swarm",
     steps: Annotated[int | None, typer.Option(min=1, help="Local steps a round.")] = None,
     min_deltas: Annotated[int | None, typer.Option(min=1, help="Fewest deltas that make a merge.")] = None,
-    rule: Annotated[Rule | None, typer.Option(help="Merge rule: mean, clip+mean or trimmed.")] = None,
+    rule: Annotated[Rule | None, typer.Option(help="How a slate is merged; see docs/spec/merge.md.")] = None,
     quorum: Annotated[
         Quorum | None, typer.Option(help="byzantine (more than 2/3) or majority (small circles of friends).")
     ] = None,

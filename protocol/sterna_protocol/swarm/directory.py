@@ -1,7 +1,7 @@
 """What peers tell each other beside the rounds: the charter, and where other peers can be dialled.
 
-Frames on the sync stream: one byte, the kind, then the record. Addresses are hints: a wrong one costs a failed
-dial, never trust, because the connection itself proves the peer id.
+Frames on the sync stream: one byte, the kind, then the record. Addresses are hints: a wrong one costs a
+failed dial, never trust, because the connection itself proves the peer id.
 """
 
 from __future__ import annotations
