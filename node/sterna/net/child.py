@@ -57,6 +57,7 @@ class Config:
     blobs: str
     address_space_mib: int
     parent: int
+    log_level: int
 
 
 class Link:
@@ -115,6 +116,7 @@ async def run(descriptor: int) -> None:
     config = Config(**first[1])
     if os.getppid() != config.parent:
         return
+    logging.getLogger("sterna").setLevel(config.log_level)
     limit_memory(config.address_space_mib)
     # The library is imported under the limit, and only by a process that has something to do.
     from sterna.net.host import open_host, parse_address
@@ -211,8 +213,13 @@ async def _serve(
         redialler.want(config.redial, for_ever=False)
         nursery.start_soon(finder.run)
         while (message := await link.receive()) is not None:
-            _, call_id, operation, arguments = message
-            nursery.start_soon(calls.answer, call_id, operation, arguments)
+            match message:
+                case ["call", int(call_id), str(operation), list(arguments)]:
+                    nursery.start_soon(calls.answer, call_id, operation, arguments)
+                case ["cancel", int(call_id)]:
+                    calls.cancel(call_id)
+                case _:
+                    raise PipeError(f"unknown message {message[:1]!r}")
         nursery.cancel_scope.cancel()
 
 
@@ -237,6 +244,8 @@ class Calls:
         self._redialler = redialler
         self._blame = blame
         self._fetching: dict[bytes, trio.Lock] = {}
+        self._asking: dict[bytes, trio.Semaphore] = {}
+        self._running: dict[int, trio.CancelScope] = {}
         self._operations: dict[str, Callable[..., Awaitable[object]]] = {
             "publish": self.publish,
             "request": self.request,
@@ -250,7 +259,11 @@ class Calls:
         from sterna.net.streams import Lost, Misbehaved
 
         try:
-            value = await self._operations[operation](*arguments)
+            with trio.CancelScope() as scope:
+                self._running[call_id] = scope
+                value = await self._operations[operation](*arguments)
+            if scope.cancelled_caught:
+                return
         except (Unreachable, Lost, Misbehaved) as error:
             await self._link.send(["fail", call_id, "unreachable", str(error)])
         except StorageError as error:
@@ -259,6 +272,13 @@ class Calls:
             await self._link.send(["fail", call_id, "value", str(error)])
         else:
             await self._link.send(["done", call_id, value])
+        finally:
+            self._running.pop(call_id, None)
+
+    def cancel(self, call_id: int) -> None:
+        """Stop working on a call; it is not answered."""
+        if call_id in self._running:
+            self._running[call_id].cancel()
 
     async def publish(self, data: bytes) -> None:
         await self._gossip.publish(data)
@@ -267,14 +287,21 @@ class Calls:
         from sterna.net import sync
         from sterna.net.streams import Misbehaved
 
-        stream = await self._host.open(peer, sync.PROTOCOL)
-        try:
-            return await sync.ask(stream, data, seconds=seconds)
-        except Misbehaved as offence:
-            self._blame(peer, Offence.MALFORMED, str(offence))
-            raise
-        finally:
-            await stream.reset()
+        # The peer resets more than it lets wait, so the rest of a burst waits here.
+        turn = self._asking.setdefault(peer, trio.Semaphore(sync.MAX_PENDING_PER_PEER))
+        with trio.move_on_after(seconds):
+            async with turn:
+                stream = await self._host.open(peer, sync.PROTOCOL)
+                try:
+                    return await sync.ask(stream, data, seconds=seconds)
+                except Misbehaved as offence:
+                    self._blame(peer, Offence.MALFORMED, str(offence))
+                    raise
+                finally:
+                    await stream.reset()
+                    if turn.value == sync.MAX_PENDING_PER_PEER - 1:
+                        self._asking.pop(peer, None)
+        raise Unreachable(f"no answer of {peer[:4].hex()} within {seconds:g} s")
 
     async def respond(self, request_id: int, data: bytes) -> None:
         self._sync.respond(request_id, data)

@@ -4,6 +4,7 @@ Frame: u32 big-endian length, then one msgpack array whose first element is a wo
 
     core  -> child   ["config", {...}]   once, first
                      ["call", id, operation, [arguments]]
+                     ["cancel", id]                 nobody waits for this call any more
     child -> core    ["done", id, value]
                      ["fail", id, kind, text]       kind: a key of process.ERRORS
                      ["event", class name, [fields]]

@@ -33,6 +33,7 @@ from sterna.net.events import (
     Request,
 )
 from sterna.net.pipe import Frames, PipeError, pack
+from sterna_protocol.wire.ids import ID_BYTES
 from sterna_protocol.wire.limits import MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class Net:
         self._up = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._fatal: Exception | None = None
+        self._has_listened = False
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
@@ -149,11 +151,12 @@ class Net:
         """A connected peer's answer, at most 1 MiB.
 
         Raises:
-            ValueError: the request is more than 64 KiB.
+            ValueError: the request is more than 64 KiB, or the peer is not a key.
             Unreachable: not connected, or no correct answer in time.
         """
         if len(data) > MAX_REQUEST_BYTES:
             raise ValueError(f"a request of {len(data)} bytes, the limit is {MAX_REQUEST_BYTES}")
+        _check_peers(peer)
         answer: bytes = await self._call("request", peer, data, timeout)
         return answer
 
@@ -177,8 +180,9 @@ class Net:
         Raises:
             Unreachable: the peers did not give all of it in ``timeout`` seconds.
             StorageError: the disk refused it.
-            ValueError: no blob may be that large.
+            ValueError: no blob may be that large, or a peer is not a key.
         """
+        _check_peers(*peers)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
@@ -205,7 +209,14 @@ class Net:
         return peer
 
     async def penalise(self, peer: bytes, points: int) -> None:
-        """Count ``points`` against a peer; at ``score.LIMIT`` it is disconnected and banned for a while."""
+        """Count ``points`` against a peer; at ``score.LIMIT`` it is disconnected and banned for a while.
+
+        Raises:
+            ValueError: the peer is not a key, or the points are negative.
+        """
+        _check_peers(peer)
+        if points < 0:
+            raise ValueError(f"{points} points: a penalty is not negative")
         await self._call("penalise", peer, points)
 
     async def close(self) -> None:
@@ -237,6 +248,10 @@ class Net:
             with suppress(ConnectionError):  # then the process is gone, and the future says so
                 await writer.drain()
             return await future
+        except asyncio.CancelledError:
+            if self._writer is writer:
+                writer.write(pack(["cancel", call_id]))
+            raise
         finally:
             self._calls.pop(call_id, None)
 
@@ -265,7 +280,7 @@ class Net:
         for attempt in itertools.count(1):
             born = loop.time()
             code = await self._run_once()
-            if not self.addresses and (self._fatal is not None or attempt >= START_ATTEMPTS):
+            if not self._has_listened and (self._fatal is not None or attempt >= START_ATTEMPTS):
                 raise self._fatal or NodeError(f"the network process ended {attempt} times with code {code}")
             logger.warning("net.restarting", extra={"exit_code": code, "delay_seconds": delay})
             self.restarts += 1
@@ -279,6 +294,7 @@ class Net:
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # the working directory is no place to import from
                 "-m",
                 "sterna.net.child",
                 str(theirs.fileno()),
@@ -314,6 +330,7 @@ class Net:
             "blobs": str(self._config.blobs),
             "address_space_mib": self._config.address_space_mib,
             "parent": os.getpid(),
+            "log_level": logging.getLogger("sterna").getEffectiveLevel(),
         }
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
@@ -344,6 +361,7 @@ class Net:
     def _put(self, event: NetEvent) -> None:
         if isinstance(event, Listening):
             self.addresses = event.addresses
+            self._has_listened = True
             self._up.set()
         if self._events.qsize() >= MAX_EVENTS:
             if isinstance(event, Gossip):
@@ -353,6 +371,12 @@ class Net:
                 self._events.get_nowait()
                 self.dropped_events += 1
         self._events.put_nowait(event)
+
+
+def _check_peers(*peers: bytes) -> None:
+    for peer in peers:
+        if len(peer) != ID_BYTES:
+            raise ValueError(f"a peer is an Ed25519 key of {ID_BYTES} bytes, this has {len(peer)}")
 
 
 async def _reap(process: asyncio.subprocess.Process) -> int:

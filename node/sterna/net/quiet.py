@@ -9,7 +9,8 @@ import warnings
 
 from sterna.net.pace import Budget
 
-LINES_PER_SECOND = 1.0
+LINES_PER_SECOND = 10.0
+LIBRARY_LINES_PER_SECOND = 1.0
 LINE_BURST = 20.0
 MAX_LINE = 400
 """The library formats whole messages into its warnings."""
@@ -20,17 +21,20 @@ class RateLimit(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._budget = Budget(rate=LINES_PER_SECOND, burst=LINE_BURST, now=time.monotonic())
+        now = time.monotonic()
+        self._ours = Budget(rate=LINES_PER_SECOND, burst=LINE_BURST, now=now)
+        self._theirs = Budget(rate=LIBRARY_LINES_PER_SECOND, burst=LINE_BURST, now=now)
         self._dropped = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not self._budget.take(1, time.monotonic()):
+        budget = self._ours if record.name.startswith("sterna") else self._theirs
+        if not budget.take(1, time.monotonic()):
             self._dropped += 1
             return False
         text = record.getMessage()
         more = f" ({self._dropped} lines dropped)" if self._dropped else ""
         record.msg, record.args = text[:MAX_LINE] + more, ()
-        record.exc_info = None if record.name.startswith("libp2p") else record.exc_info
+        record.exc_info = record.exc_info if budget is self._ours else None
         self._dropped = 0
         return True
 

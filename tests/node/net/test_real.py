@@ -7,9 +7,12 @@ import os
 import random
 import signal
 import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from sterna.errors import ConfigError, Unreachable
 from sterna.net import (
@@ -24,11 +27,30 @@ from sterna.net import (
     open_net,
 )
 from sterna.net.blobs import path_of
+from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.ids import peer_name
 from sterna_protocol.wire.limits import MAX_FRAME_BYTES
-from tests.node.net.real import gossip_until_heard, meet, node, program, put
+from tests.node.net.real import PATIENCE_SECONDS, Watch, gossip_until_heard, meet, node, program, put
 
-pytestmark = [pytest.mark.real, pytest.mark.asyncio, pytest.mark.filterwarnings("error")]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+
+@dataclass(frozen=True, slots=True)
+class Duo:
+    """Two connected nodes that tests share if they leave them as they were; starting one takes seconds."""
+
+    folder: Path
+    hub: Watch
+    us: Watch
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def duo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Duo]:
+    folder = tmp_path_factory.mktemp("duo")
+    async with node(folder, 1) as hub, node(folder, 2, *hub.net.addresses) as us:
+        await meet(hub, us)
+        yield Duo(folder, hub, us)
+
 
 THREE_MIB = random.Random(1).randbytes(3 * 1024 * 1024 + 5)
 
@@ -54,15 +76,48 @@ async def test_gossip_reaches_all_and_proves_its_author(tmp_path: Path) -> None:
             await left.net.publish(bytes(MAX_FRAME_BYTES + 1))
 
 
-async def test_a_request_is_answered_by_the_core_of_the_peer(tmp_path: Path) -> None:
-    async with node(tmp_path, 1) as hub, node(tmp_path, 2, *hub.net.addresses) as other:
-        await meet(hub, other)
-        question = random.Random(3).randbytes(60_000)
-        assert await other.net.request(hub.net.peer, question) == other.net.peer[:1] + question
-        answers = await asyncio.gather(*(hub.net.request(other.net.peer, b"%d" % i) for i in range(8)))
-        assert answers == [hub.net.peer[:1] + b"%d" % i for i in range(8)]
-        with pytest.raises(Unreachable, match="not connected"):
-            await hub.net.request(b"x" * 32, b"hello")
+async def test_a_request_is_answered_by_the_core_of_the_peer(duo: Duo) -> None:
+    hub, us = duo.hub.net, duo.us.net
+    question = random.Random(3).randbytes(60_000)
+    assert await us.request(hub.peer, question) == us.peer[:1] + question
+    assert await hub.request(us.peer, b"") == hub.peer[:1]
+    with pytest.raises(Unreachable, match="not connected"):
+        await hub.request(b"x" * 32, b"hello")
+
+
+async def test_a_burst_of_requests_waits_its_turn(duo: Duo) -> None:
+    questions = [b"%d" % i for i in range(40)]
+    answers = await asyncio.gather(*(duo.us.net.request(duo.hub.net.peer, q, timeout=30) for q in questions))
+    assert answers == [duo.us.net.peer[:1] + q for q in questions]
+
+
+async def test_what_no_peer_has_is_unreachable(duo: Duo) -> None:
+    with pytest.raises(Unreachable, match="does not have it"):
+        await duo.us.net.fetch(bytes(32), 10, [duo.hub.net.peer], timeout=20)
+
+
+async def test_what_is_no_key_is_refused_here(duo: Duo) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        await duo.us.net.request(b"short", b"")
+    with pytest.raises(ValueError, match="32 bytes"):
+        await duo.us.net.fetch(bytes(32), 1, [b"short"], timeout=1)
+    with pytest.raises(ValueError, match="negative"):
+        await duo.us.net.penalise(bytes(32), -1)
+
+
+async def test_a_cancelled_call_is_cancelled_in_the_network_process(duo: Duo) -> None:
+    hub, us = duo.hub.net, duo.us.net
+    data = random.Random(4).randbytes(300_000)
+    digest = blob_digest(data)
+    first = asyncio.create_task(us.fetch(digest, len(data), [b"z" * 32], timeout=60))
+    await us.request(hub.peer, b"by the time this is answered, the first has begun")
+    second = asyncio.create_task(us.fetch(digest, len(data), [hub.peer], timeout=60))
+    await us.request(hub.peer, b"and the second waits for it")
+    put(duo.folder / "1", data)
+    first.cancel()
+    # The first one asks somebody who is not there for a minute unless it is really cancelled.
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert (await second).read_bytes() == data
 
 
 async def test_the_address_names_the_key(tmp_path: Path) -> None:
@@ -113,11 +168,29 @@ async def test_peers_find_each_other_through_a_common_one(tmp_path: Path) -> Non
         assert await left.net.request(right.net.peer, b"?") == left.net.peer[:1] + b"?"
 
 
-async def test_what_no_peer_has_is_unreachable(tmp_path: Path) -> None:
-    async with node(tmp_path, 1) as hub, node(tmp_path, 2, *hub.net.addresses) as us:
-        await meet(us)
-        with pytest.raises(Unreachable, match="does not have it"):
-            await us.net.fetch(bytes(32), 10, [hub.net.peer], timeout=20)
+async def test_a_peer_that_listens_nowhere_can_still_pull(tmp_path: Path) -> None:
+    digest = put(tmp_path / "1", THREE_MIB)
+    async with node(tmp_path, 1) as hub:
+        config = NetConfig(b"9" * 32, (), (), "sterna/test", tmp_path / "9")
+        async with open_net(config) as light:
+            assert light.addresses == ()
+            assert await light.dial(hub.net.addresses[0]) == hub.net.peer
+            path = await light.fetch(digest, len(THREE_MIB), [hub.net.peer], timeout=30)
+            assert path.read_bytes() == THREE_MIB
+
+
+async def test_a_silent_peer_is_dropped_and_welcomed_back(tmp_path: Path) -> None:
+    async with node(tmp_path, 1) as hub, node(tmp_path, 2, *hub.net.addresses) as other:
+        await meet(hub, other)
+        assert other.net.process_id is not None
+        os.kill(other.net.process_id, signal.SIGSTOP)
+        try:
+            await hub.until(PeerDisconnected)
+        finally:
+            mark = len(hub.seen)
+            os.kill(other.net.process_id, signal.SIGCONT)
+        await hub.until(PeerConnected, after=mark)
+        await gossip_until_heard(other, hub)
 
 
 async def test_a_killed_network_process_comes_back_with_key_and_port(tmp_path: Path) -> None:
