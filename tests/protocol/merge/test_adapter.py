@@ -79,7 +79,7 @@ def test_what_is_no_adapter_of_this_swarm_is_refused():
 
 def test_a_decoded_state_cannot_be_written():
     charter = small_charter()
-    state = decode_adapter(charter, encode_adapter(charter, genesis_adapter(charter))).state
+    state = decode_adapter(charter, bytearray(encode_adapter(charter, genesis_adapter(charter)))).state
     with pytest.raises(ValueError, match="read-only"):
         state[0, 0] = 1
 

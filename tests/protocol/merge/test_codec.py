@@ -272,6 +272,19 @@ def test_values_beyond_the_range_saturate_and_tiny_ones_vanish(codec):
     assert tiny.exponents.tolist() == [MIN_EXPONENT]
 
 
+def test_of_two_exponents_that_are_equally_good_the_larger_is_taken():
+    delta = quantise(np.array([2.0, -1.0], np.float32), "int8")
+    assert (delta.codes.tolist(), delta.exponents.tolist()) == ([32, -16], [-4])
+
+
+def test_one_outlier_gives_way_to_a_block_of_small_values():
+    values = np.full(1024, 1 / 32, np.float32)
+    values[0] = 1
+    delta = quantise(values, "ternary")
+    assert delta.exponents.tolist() == [-5]
+    assert delta.codes.all()
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_a_training_that_diverged_is_not_sent(wrong):
     values = np.zeros(300_000, np.float32)

@@ -166,6 +166,19 @@ def test_clipping_holds_one_loud_delta_to_the_median():
     assert (merged.state == round(2**12 * (3 + 65500 / 65536) / 4)).all()
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_deltas_of_zeros_change_nothing(rule):
+    charter = small_charter(rule=rule, scheme="fixed")
+    slate = [(entry(author, 1), ones(charter, code=0)) for author in range(4)]
+    assert not merge(charter, genesis_adapter(charter), slate, 1).state.any()
+
+
+def test_clipping_silences_a_lone_loud_delta_among_silent_ones():
+    charter = small_charter(rule="clip+mean", scheme="fixed")
+    slate = [(entry(author, 1), ones(charter, code=author // 2, exponent=0)) for author in range(3)]
+    assert not merge(charter, genesis_adapter(charter), slate, 1).state.any()
+
+
 def test_trimming_drops_the_extremes():
     charter = small_charter(rule="trimmed", trim_percent=20, codec="int8", scheme="fixed")
     slate = [
