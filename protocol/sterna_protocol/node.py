@@ -6,7 +6,7 @@ order and makes every Store* durable before the next one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sterna_protocol.errors import MalformedMessage, RemoteProtocolError, Untimely
@@ -85,6 +85,7 @@ class Node:
             rounds before it, any order.
         evidence: what StoreEvidence effects wrote for the open round.
         verify: ``signing.verify``, or an equal function that remembers answers.
+        decode: ``decode_frame``, or an equal function that remembers answers.
 
     Raises:
         LocalProtocolError: the stored parts do not fit together.
@@ -102,12 +103,14 @@ class Node:
         own_frames: Sequence[bytes] = (),
         evidence: Sequence[Evidence] = (),
         verify: Verify = signing.verify,
+        decode: Callable[[bytes], Signed | Certificate | Evidence] = decode_frame,
     ) -> None:
         self._charter = charter
         self._swarm = charter.swarm_id
         self._key = key
         self._trains = trains
         self._verify = verify
+        self._decode = decode
         self._chain = Chain(charter, genesis_adapter, certificates, verify)
         self._ready_adapter = genesis_adapter
         self._fetching_adapter: bytes | None = None
@@ -302,7 +305,7 @@ class Node:
         # [IGNORE] The frame is new
         if self._open.pool.has_frame(frame):
             raise Untimely("already held")
-        item = decode_frame(frame)
+        item = self._decode(frame)
         if isinstance(item, Certificate):
             return self._take_certificate(now, item, sender)
         if isinstance(item, Evidence):

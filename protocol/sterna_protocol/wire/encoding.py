@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import msgpack
@@ -48,6 +50,11 @@ class Record(BaseModel):
             )
         return data
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed; nothing that was computed from the old values comes along."""
+        kept = {name: getattr(self, name) for _, name in _numbered(type(self))}
+        return self.model_construct(**{**kept, **(update or {})})
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """The value behind ``data``.
@@ -88,9 +95,16 @@ def _pack(record: Record) -> bytes:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Record):
-        fields = type(value).model_fields
-        return {number: _plain(getattr(value, name)) for number, name in enumerate(fields, start=1)}
+    # Most values are leaves, and every message is packed once more when it is decoded.
+    if isinstance(value, bytes | int | str):
+        return value
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Record):
+        return {number: _plain(getattr(value, name)) for number, name in _numbered(type(value))}
     return value
+
+
+@cache
+def _numbered(record: type[Record]) -> tuple[tuple[int, str], ...]:
+    return tuple(enumerate(record.model_fields, start=1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import IntEnum
+from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Self, TypeVar
 
@@ -97,7 +98,7 @@ class Decision(Record):
         _require_ascending(self, tuple(entry.author for entry in self.entries))
         return _require_ascending(self, self.attesters)
 
-    @property
+    @cached_property
     def id(self) -> bytes:
         """The digest that votes name and the next round's ``previous`` repeats."""
         return sha256(b"sterna/decision/1", self.encode())
@@ -191,10 +192,19 @@ class Signed(Record):
             body=self.body,
         )
 
-    @property
+    @cached_property
     def id(self) -> bytes:
         """Names the message by what was signed, not by the signature."""
         return sha256(b"sterna/message/1", self.preimage())
+
+    @cached_property
+    def content(self) -> Body:
+        """The record inside; raises MalformedMessage as ``decode_body``, which returns it."""
+        try:
+            body = BODY_OF_KIND[Kind(self.kind)]
+        except (ValueError, KeyError) as error:
+            raise MalformedMessage(f"no signed message has the kind {self.kind}") from error
+        return body.decode(self.body)
 
     def frame(self) -> bytes:
         return bytes((self.kind,)) + self.encode()
@@ -305,11 +315,7 @@ def decode_body(message: Signed) -> Body:
     Raises:
         MalformedMessage: the kind has no author, or the body is not that kind's record.
     """
-    try:
-        body = BODY_OF_KIND[Kind(message.kind)]
-    except (ValueError, KeyError) as error:
-        raise MalformedMessage(f"no signed message has the kind {message.kind}") from error
-    return body.decode(message.body)
+    return message.content
 
 
 def decode_frame(frame: bytes) -> Signed | Certificate | Evidence:
