@@ -1,0 +1,88 @@
+"""The report of one trial, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from sterna.simulate.world import World
+
+if TYPE_CHECKING:
+    from sterna.simulate.trial import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """``messages_per_node`` and ``bytes_per_node`` are what a node sent in the whole run on average, gossip and
+    sync without blobs; ``certified_rounds`` what every honest peer closed; ``void_rounds`` those without a
+    slate; ``closed_at`` the virtual time at which the first honest peer closed each round; ``seconds`` the CPU
+    time of the run; ``beyond_tolerance`` the first round whose committee had too many Byzantine members for
+    the protocol to promise anything, None if there is none; ``command`` runs it again."""
+
+    seed: int
+    peers: int
+    certified_rounds: int
+    void_rounds: int
+    forks: int
+    violations: tuple[str, ...]
+    beyond_tolerance: int | None
+    byzantine: int
+    proven: int
+    trace_digest: str
+    events: int
+    seconds: float
+    virtual_seconds: float
+    healed_at: float
+    messages_per_node: float
+    bytes_per_node: float
+    messages_by_node: tuple[int, ...]
+    bytes_by_node: tuple[int, ...]
+    closed_at: tuple[float, ...]
+    command: str
+
+    @classmethod
+    def of(cls, trial: Trial, world: World, *, healed_at: float, seconds: float) -> Self:
+        certified = world.closed_by_all()
+        messages = tuple(peer.messages for peer in world.peers)
+        sizes = tuple(peer.bytes for peer in world.peers)
+        closed = [
+            min(peer.closed[round_] for peer in world.honest if round_ in peer.closed)
+            for round_ in range(1, certified + 1)
+        ]
+        invariants = world.invariants
+        return cls(
+            seed=trial.seed,
+            peers=trial.peers,
+            certified_rounds=certified,
+            void_rounds=sum(decision.is_void for decision in invariants.decided[:certified]),
+            forks=invariants.forks,
+            violations=tuple(invariants.violations),
+            beyond_tolerance=invariants.beyond_tolerance,
+            byzantine=len(world.peers) - len(world.honest),
+            proven=len(invariants.proven),
+            trace_digest=world.trace.hexdigest(),
+            events=world.trace.events,
+            seconds=seconds,
+            virtual_seconds=world.now,
+            healed_at=healed_at,
+            messages_per_node=sum(messages) / len(messages),
+            bytes_per_node=sum(sizes) / len(sizes),
+            messages_by_node=messages,
+            bytes_by_node=sizes,
+            closed_at=tuple(closed),
+            command=trial.command(),
+        )
+
+    @property
+    def is_good(self) -> bool:
+        return not self.violations
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields; the lists by node only where there are few nodes."""
+        fields = asdict(self)
+        rounds = max(1, self.certified_rounds)
+        fields["messages_per_node_and_round"] = self.messages_per_node / rounds
+        fields["bytes_per_node_and_round"] = self.bytes_per_node / rounds
+        if self.peers > 64:
+            del fields["messages_by_node"], fields["bytes_by_node"]
+        return fields

@@ -1,0 +1,41 @@
+"""The trace: one digest over everything that happened, in order; two runs are the same if theirs are."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from enum import IntEnum
+
+PACK = struct.Struct("<dBI").pack
+"""Seconds of virtual time, what happened, the number of the peer it happened to."""
+
+
+class Happening(IntEnum):
+    BOOT = 1
+    CRASH = 2
+    FRAME = 3
+    REQUEST = 4
+    RESPONSE = 5
+    TICK = 6
+    STORE = 7
+    SEND = 8
+    CLOSE = 9
+    BLOB = 10
+    PARTITION = 11
+    HEAL = 12
+
+
+class Trace:
+    """Counts events and digests them."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._digest = hashlib.sha256()
+
+    def note(self, now: float, what: Happening, peer: int, data: bytes = b"") -> None:
+        self.events += 1
+        self._digest.update(PACK(now, what, peer))
+        self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
