@@ -104,8 +104,8 @@ class Redialler:
         since = trio.current_time()
         while for_ever or trio.current_time() - since < FORGET_SECONDS:
             if self._host.is_connected(peer):
-                delay, since = FIRST_REDIAL_SECONDS, trio.current_time()
                 await self._gone.wait()
+                delay, since = FIRST_REDIAL_SECONDS, trio.current_time()
                 continue
             try:
                 await self._host.dial(address)
