@@ -209,6 +209,14 @@ def test_mixing_forgets_the_far_ones():
     assert (merge(charter, genesis_adapter(charter), slate, 1).state == 3 * 2**14).all()
 
 
+def test_of_two_that_are_equally_far_the_one_with_the_smaller_author_is_mixed_in():
+    charter = small_charter(rule="nnm+trimmed", trim_percent=40, codec="int8", scheme="fixed")
+    slate = [(entry(author, 1), ones(charter, code, -10)) for author, code in enumerate((0, 1, -1))]
+    # 0 is mixed with 1, which has the smaller author: the sums are 1, 1 and -1, the one in the middle 1.
+    for deltas in (slate, slate[::-1]):
+        assert (merge(charter, genesis_adapter(charter), deltas, 1).state == 2**14 // 2).all()
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(CODECS), st.integers(0, 2**32))
 def test_norms_and_products_are_exact(codec, seed):
