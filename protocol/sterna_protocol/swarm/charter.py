@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -157,7 +158,7 @@ class Charter(Record):
             raise ValueError("founders must ascend without repeats")
         return self
 
-    @property
+    @cached_property
     def swarm_id(self) -> bytes:
         """The digest that names the swarm: in tickets, topics and every signature."""
         return sha256(b"sterna/charter/1", self.encode())
