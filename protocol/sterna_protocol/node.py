@@ -59,8 +59,8 @@ from sterna_protocol.wire.messages import (
 MAX_EARLY = 512
 """Messages of the next round kept until this one closes; whatever is dropped is pulled by heads."""
 
-MAX_EARLY_PER_AUTHOR = 4
-"""Announcement, attestation, prevote and precommit: what a member sends in a first attempt."""
+MAX_EARLY_PER_AUTHOR = 5
+"""Commitment, announcement, attestation and two votes: what a member sends up to its first attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,8 @@ class Node:
         new = sorted(peers - self._peers)
         self._peers = peers - {self._key.peer}
         self._trainers &= peers
-        asked: list[Effect] = [Request(peer, self.heads()) for peer in new if peer != self._key.peer]
+        heads = self.heads() if new else b""
+        asked: list[Effect] = [Request(peer, heads) for peer in new if peer != self._key.peer]
         return asked + self._advance(now)
 
     def trained(self, now: float, *, round_: int, delta: bytes, figures: Figures) -> list[Effect]:
@@ -382,14 +383,14 @@ class Node:
         return effects + self._ask_missing(now) + self._ask_adapter()
 
     def _contribute(self, effects: list[Effect]) -> bool:
-        """Announce or train; True if something was announced."""
+        """Commit to an announcement or train; True if something was sent."""
         if not self._trains or self._open.own_announcement is not None:
             return False
         oldest = self._open.setting.oldest_training
         if self._pending is not None and self._pending.trained_round < oldest:
             self._pending = None
         if self._pending is not None:
-            self._open.announce(
+            self._open.commit(
                 Announcement(
                     delta=self._pending.delta,
                     trained_round=self._pending.trained_round,

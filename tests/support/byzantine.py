@@ -11,6 +11,7 @@ from sterna_protocol.wire.messages import (
     Announcement,
     Attestation,
     Body,
+    Commitment,
     Kind,
     Precommit,
     Prevote,
@@ -23,7 +24,7 @@ from sterna_protocol.wire.messages import (
 from sterna_protocol.wire.signing import SigningKey
 
 VOTES = frozenset({Kind.PREVOTE, Kind.PRECOMMIT})
-ALL = frozenset({Kind.ANNOUNCEMENT, Kind.ATTESTATION, Kind.PROPOSAL, *VOTES})
+ALL = frozenset({Kind.COMMITMENT, Kind.ANNOUNCEMENT, Kind.ATTESTATION, Kind.PROPOSAL, *VOTES})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ BYZANTINE = {
     "withholding": WITHHOLDING,
     "withholding from half": Behaviour(serves="half"),
     "lying": LYING,
+    "two-faced commitments": Behaviour(two_faced=frozenset({Kind.COMMITMENT}), answers=False),
     "two-faced announcements": Behaviour(two_faced=frozenset({Kind.ANNOUNCEMENT}), answers=False),
     "two-faced attestations": Behaviour(two_faced=frozenset({Kind.ATTESTATION}), answers=False),
     "two-faced proposals": Behaviour(two_faced=frozenset({Kind.PROPOSAL}), answers=False),
@@ -87,7 +89,9 @@ BYZANTINE = {
 
 def other_bodies(body: Body, choices: Iterable[bytes]) -> Iterator[Body]:
     """What a liar says to others instead of ``body``."""
-    if isinstance(body, Announcement):
+    if isinstance(body, Commitment):
+        yield Commitment(announcement=bytes(reversed(body.announcement)))
+    elif isinstance(body, Announcement):
         yield body.model_copy(update={"delta": bytes(reversed(body.delta))})
     elif isinstance(body, Attestation):
         yield Attestation(accepted=())

@@ -12,6 +12,7 @@ from sterna_protocol.wire.messages import (
     Attestation,
     Body,
     Certificate,
+    Commitment,
     CommitSignature,
     Decision,
     Evidence,
@@ -28,7 +29,7 @@ from sterna_protocol.wire.messages import (
 from sterna_protocol.wire.signing import SigningKey
 
 VOTES = frozenset({Kind.PREVOTE, Kind.PRECOMMIT})
-EVERY_KIND = frozenset({Kind.ANNOUNCEMENT, Kind.ATTESTATION, Kind.PROPOSAL, *VOTES})
+EVERY_KIND = frozenset({Kind.COMMITMENT, Kind.ANNOUNCEMENT, Kind.ATTESTATION, Kind.PROPOSAL, *VOTES})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,9 @@ def merged_adapter(previous: bytes, entries: Sequence[SlateEntry]) -> bytes:
     return hashlib.sha256(b"merge" + previous + b"".join(entry.delta for entry in entries)).digest()
 
 
-def faces(attack: Attack, key: SigningKey, frame: bytes, gossip: Gossip, previous_adapter: bytes) -> list[bytes]:
+def faces(
+    attack: Attack, key: SigningKey, frame: bytes, gossip: Gossip, previous_adapter: bytes
+) -> list[bytes]:
     """The frame, and the others that the peer signs for the same place."""
     message = decode_frame(frame)
     if not isinstance(message, Signed) or message.author != key.peer or message.kind not in attack.two_faced:
@@ -139,7 +142,9 @@ def faces(attack: Attack, key: SigningKey, frame: bytes, gossip: Gossip, previou
 
 def other_bodies(body: Body, round_: int, gossip: Gossip, previous_adapter: bytes) -> Iterator[Body]:
     """What a liar says to others instead of ``body``."""
-    if isinstance(body, Announcement):
+    if isinstance(body, Commitment):
+        yield Commitment(announcement=bytes(reversed(body.announcement)))
+    elif isinstance(body, Announcement):
         yield body.model_copy(update={"delta": bytes(reversed(body.delta))})
     elif isinstance(body, Attestation):
         yield Attestation(accepted=())
@@ -177,7 +182,14 @@ def other_decisions(decision: Decision, gossip: Gossip, previous_adapter: bytes)
 
 
 def uncalled(
-    attack: Attack, dice: Dice, key: SigningKey, *, swarm: bytes, round_: int, victims: Sequence[bytes], gossip: Gossip
+    attack: Attack,
+    dice: Dice,
+    key: SigningKey,
+    *,
+    swarm: bytes,
+    round_: int,
+    victims: Sequence[bytes],
+    gossip: Gossip,
 ) -> list[bytes]:
     """What an active attacker sends in one second to a peer of its choice."""
     frames: list[bytes] = []

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from sterna_protocol.errors import MalformedMessage, Untimely
 from sterna_protocol.round.certificate import Verify, check_decision
 from sterna_protocol.round.evidence import Held, hold, place_of, verify_held
-from sterna_protocol.round.pool import Pool
+from sterna_protocol.round.pool import AUTHORS_KINDS, Pool
 from sterna_protocol.round.setting import Setting
 from sterna_protocol.wire.messages import KIND_OF_BODY, Announcement, Evidence, Kind, Proposal, Signed
 
 AdapterBefore = Callable[[int], bytes | None]
 """Digest of the adapter a round started from, None if unknown (Chain.adapter_before)."""
 
-ONCE_A_ROUND = (Kind.ANNOUNCEMENT, Kind.ATTESTATION)
+ONCE_A_ROUND = (Kind.COMMITMENT, Kind.ANNOUNCEMENT, Kind.ATTESTATION)
 
 
 def check_envelope(swarm: bytes, message: Signed | Evidence) -> None:
@@ -25,7 +25,7 @@ def check_envelope(swarm: bytes, message: Signed | Evidence) -> None:
     # [REJECT] It is of a kind that has one author
     if message.kind not in KIND_OF_BODY.values():
         raise MalformedMessage(f"no signed message has the kind {message.kind}")
-    # [REJECT] Announcements and attestations belong to a round, not to an attempt
+    # [REJECT] Commitments, announcements and attestations belong to a round, not to an attempt
     if message.kind in ONCE_A_ROUND and message.attempt != 0:
         raise MalformedMessage(f"{Kind(message.kind).name} in attempt {message.attempt}, expected 0")
 
@@ -56,7 +56,7 @@ def check_signed(
     if message.round_ != setting.round_:
         raise Untimely(f"message for round {message.round_}, round {setting.round_} is open")
     # [REJECT] Only members attest, propose and vote
-    if message.kind != Kind.ANNOUNCEMENT and message.author not in setting.members:
+    if message.kind not in AUTHORS_KINDS and message.author not in setting.members:
         raise MalformedMessage(
             f"{message.author.hex()[:8]} is not in the committee of round {setting.round_}"
         )
@@ -130,7 +130,7 @@ def check_evidence(setting: Setting, pool: Pool, evidence: Evidence, *, pinned: 
     if pool.is_conflicted(place):
         raise Untimely("already proven two-faced")
     # [IGNORE] The author could write there at all
-    if place.kind != Kind.ANNOUNCEMENT and place.author not in setting.members:
+    if place.kind not in AUTHORS_KINDS and place.author not in setting.members:
         raise Untimely(f"{place.author.hex()[:8]} is not in the committee of round {setting.round_}")
     # [IGNORE] There is room for it
     if not pool.has_room(place, pinned):

@@ -107,10 +107,10 @@ class Deliberation:
             names += [entry.announcement for entry in decision.entries]
         return tuple(dict.fromkeys(name for name in names if name not in self._pool.announcements))
 
-    def fetch_announced(self) -> None:
-        """Ask for every announced delta, and again for those that failed once another member has them."""
+    def fetch_announced(self, committed: frozenset[bytes]) -> None:
+        """Ask for the deltas of these announcements; again for those that failed once others have them."""
         for name, held in self._pool.announcements.items():
-            if self.blobs.get(name) in (None, Blob.BAD):
+            if name in committed and self.blobs.get(name) in (None, Blob.BAD):
                 self._fetch(-1 - len(self._pool.supporters(name)), name, held)
 
     def prepare(self, attempt: int, choice: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sterna_protocol.errors import LocalProtocolError
 from sterna_protocol.round.certificate import Verify, make_certificate
-from sterna_protocol.round.checks import AdapterBefore, check_evidence, check_signed
+from sterna_protocol.round.checks import ONCE_A_ROUND, AdapterBefore, check_evidence, check_signed
 from sterna_protocol.round.consensus import (
     Action,
     Consensus,
@@ -17,7 +17,14 @@ from sterna_protocol.round.consensus import (
 from sterna_protocol.round.deliberation import Blob, Deliberation
 from sterna_protocol.round.effects import Broadcast, Effect, StoreEvidence, StoreOwn
 from sterna_protocol.round.evidence import Held, Place, hold, place_of
-from sterna_protocol.round.phases import Phase, is_attesting_over, is_training_over, vote_seconds
+from sterna_protocol.round.phases import (
+    Phase,
+    attest_seconds,
+    is_attesting_over,
+    is_revealing_over,
+    is_training_over,
+    vote_seconds,
+)
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.recovery import LOCK, LockRecord, Recovered, recovered_step
 from sterna_protocol.round.setting import Setting
@@ -27,6 +34,7 @@ from sterna_protocol.wire.messages import (
     Attestation,
     Body,
     Certificate,
+    Commitment,
     Evidence,
     Kind,
     Precommit,
@@ -67,7 +75,9 @@ class OpenRound:
         self._key = key
         self._trains = trains
         self._started = now
-        self._attested = now
+        self._phase_began = now
+        self._overtaken_at: float | None = None
+        self._committed: frozenset[bytes] = frozenset()
         self._now = now
         self._adapter_before = adapter_before
         self._verify = verify
@@ -145,9 +155,11 @@ class OpenRound:
 
     # What is done
 
-    def announce(self, body: Announcement) -> None:
-        """Sign and send this node's one announcement of the round."""
-        self._send(0, body)
+    def commit(self, body: Announcement) -> None:
+        """Sign and keep this node's one announcement of the round, and send the commitment to it."""
+        held = self._sign(0, body)
+        self.deliberation.blobs[held.id] = Blob.GOOD
+        self._send(0, Commitment(announcement=held.id))
 
     def advance(self, now: float, participants: frozenset[bytes]) -> list[Effect]:
         """Do all that can be done now. ``participants``: connected peers that mean to announce."""
@@ -167,21 +179,28 @@ class OpenRound:
         times = [*self._timers.values()]
         if self._resent():
             times.append(self._resend_at)
-        training_ends = self._started + charter.timing.train / 1000
-        if self._is_member and self.phase is Phase.TRAIN and self._now < training_ends:
-            times.append(training_ends)
-        has_quorum = len(self.pool.attesters()) >= self.setting.quorum
-        if self._is_member and self.phase is Phase.ATTEST and has_quorum:
-            times.append(self._attested + charter.timing.attest / 1000)
+        ends = [self._phase_began + attest_seconds(charter)]
+        if self.phase is Phase.TRAIN:
+            ends = [self._started + charter.timing.train / 1000]
+            if self._overtaken_at is not None:
+                ends.append(self._overtaken_at + vote_seconds(charter, 0))
+        # Once its time is over, a phase ends by what is received.
+        if self.phase is not Phase.DECIDE:
+            times += [end for end in ends if self._now < end]
         return min(times, default=float("inf"))
 
     def _turn(self, now: float, participants: frozenset[bytes]) -> bool:
         if self.certificate is not None:
             return False
+        if self.own_announcement is not None and self._place(Kind.COMMITMENT, 0) not in self._own:
+            # A crash came between the two.
+            self._send(0, Commitment(announcement=self.own_announcement.id))
         self._follow_phases(now, participants)
+        if self.phase is not Phase.TRAIN:
+            self._reveal()
         if self._is_member:
-            if self.phase is Phase.TRAIN:
-                self.deliberation.fetch_announced()
+            if self.phase is Phase.REVEAL:
+                self.deliberation.fetch_announced(self._committed)
             self.deliberation.prepare(self.attempt, self._consensus.offered)
         action = self._consensus.next(self.deliberation.judge)
         if action is not None:
@@ -190,54 +209,75 @@ class OpenRound:
         return self._propose()
 
     def _follow_phases(self, now: float, participants: frozenset[bytes]) -> None:
-        if not self._is_member:
-            if self._consensus.overtaken is not None:
-                self.phase = Phase.DECIDE
-            elif self.pool.attesters():
-                self.phase = Phase.ATTEST
-            return
-        charter, setting = self.setting.charter, self.setting
         is_overtaken = self._consensus.overtaken is not None
-        if self.phase is Phase.TRAIN:
-            if not (is_overtaken or self._is_training_over(now, participants)):
-                return
+        if self.phase is Phase.TRAIN and (is_overtaken or self._is_training_over(participants)):
+            self.phase, self._phase_began = Phase.REVEAL, now
+            self._committed = frozenset(self.pool.commitments().values())
+            self._reveal()
+        if not self._is_member:
+            if is_overtaken:
+                self.phase = Phase.DECIDE
+            return
+        if self.phase is Phase.REVEAL and (is_overtaken or self._is_revealing_over()):
             self._attest()
-            self.phase, self._attested = Phase.ATTEST, now
+            self.phase, self._phase_began = Phase.ATTEST, now
         if self.phase is Phase.ATTEST and (
             is_overtaken
             or is_attesting_over(
-                charter,
+                self.setting.charter,
                 now=now,
-                attested=self._attested,
+                attested=self._phase_began,
                 attesters=len(self.pool.attesters()),
-                members=len(setting.members),
-                quorum=setting.quorum,
+                members=len(self.setting.members),
+                quorum=self.setting.quorum,
             )
         ):
             self.phase = Phase.DECIDE
             self._consensus.start()
 
-    def _is_training_over(self, now: float, participants: frozenset[bytes]) -> bool:
-        authors = {held.message.author: name for name, held in self.pool.announcements.items()}
-        blobs = self.deliberation.blobs
-        done = frozenset(a for a, name in authors.items() if blobs.get(name) in (Blob.GOOD, Blob.BAD))
-        own = {self._key.peer} if self._trains else set()
+    def _is_training_over(self, participants: frozenset[bytes]) -> bool:
+        announced = {held.message.author for held in self.pool.announcements.values()}
+        followed = len(self.pool.attesters() | announced.intersection(self.setting.members))
+        if self._overtaken_at is None and followed >= self.setting.blocking:
+            self._overtaken_at = self._now
         return is_training_over(
             self.setting.charter,
-            now=now,
+            now=self._now,
             started=self._started,
-            expected=participants | frozenset(authors) | own,
-            done=done,
-            accepted=sum(blobs.get(name) is Blob.GOOD for name in authors.values()),
+            expected=participants | ({self._key.peer} if self._trains else set()),
+            committed=frozenset(self.pool.commitments()),
+            overtaken=self._overtaken_at,
+        )
+
+    def _is_revealing_over(self) -> bool:
+        charter, blobs = self.setting.charter, self.deliberation.blobs
+        is_late = self._now >= self._phase_began + attest_seconds(charter)
+        good = sum(blobs.get(name) is Blob.GOOD for name in self._committed)
+        if is_late and good < charter.limits.min_deltas:
+            # Better a delta whose author came late than no slate.
+            self._committed |= frozenset(self.pool.commitments().values())
+        return is_revealing_over(
+            charter,
+            is_late=is_late,
+            good=good,
+            waiting=sum(blobs.get(name) not in (Blob.GOOD, Blob.BAD) for name in self._committed),
             attesters=len(self.pool.attesters()),
             blocking=self.setting.blocking,
         )
 
+    def _reveal(self) -> None:
+        held = self.own_announcement
+        if held is not None and self.pool.at(held.place) is None:
+            self._out.append(Broadcast(held.frame))
+            self.add(held)
+
     def _attest(self) -> None:
         accepted = [
             name
-            for name, held in self.pool.announcements.items()
-            if self.deliberation.blobs.get(name) is Blob.GOOD and not self.pool.is_conflicted(held.place)
+            for name in self._committed
+            if self.deliberation.blobs.get(name) is Blob.GOOD
+            and name in self.pool.announcements
+            and not self.pool.is_conflicted(self.pool.announcements[name].place)
         ]
         self._send(0, Attestation(accepted=tuple(sorted(accepted)[:MAX_ANNOUNCEMENTS])))
 
@@ -285,19 +325,22 @@ class OpenRound:
 
     # Sending
 
-    def _send(self, attempt: int, body: Body) -> None:
-        """Sign, store, send and count; what was signed for this place before is sent instead."""
+    def _sign(self, attempt: int, body: Body) -> Held:
+        """Sign and store a message; if one was signed for its place before, that one."""
         message = sign(
             self._key, swarm=self.setting.swarm, round_=self.setting.round_, attempt=attempt, body=body
         )
-        held = self._own.get(hold(message).place)
+        held = self._own.get(place_of(message))
         if held is None:
             held = hold(message)
             self._own[held.place] = held
             self._out.append(StoreOwn(self.setting.round_, attempt, message.kind, held.frame))
+        return held
+
+    def _send(self, attempt: int, body: Body) -> None:
+        """Sign, store, send and count."""
+        held = self._sign(attempt, body)
         self._out.append(Broadcast(held.frame))
-        if isinstance(held.body, Announcement):
-            self.deliberation.blobs[held.id] = Blob.GOOD
         if self.pool.at(held.place) is None:
             self.add(held)
 
@@ -317,11 +360,11 @@ class OpenRound:
 
     def _resent(self) -> list[Held]:
         """This node's messages that the others may still be waiting for."""
-        once = (Kind.ANNOUNCEMENT, Kind.ATTESTATION)
         return [
             held
             for held in self._own.values()
-            if held.message.kind in once or held.message.attempt == self.attempt
+            if (held.message.kind in ONCE_A_ROUND or held.message.attempt == self.attempt)
+            and self.pool.at(held.place) is not None
         ]
 
     def _resend(self, now: float) -> None:
@@ -376,10 +419,12 @@ class OpenRound:
     def _recover(self, recovered: Recovered) -> None:
         self._own = dict(recovered.own)
         self._locks = set(recovered.locks)
+        has_attested = self._place(Kind.ATTESTATION, 0) in self._own
         for held in recovered.own.values():
-            self._recount(held)
             if isinstance(held.body, Announcement):
                 self.deliberation.blobs[held.id] = Blob.GOOD
+            if has_attested or not isinstance(held.body, Announcement):
+                self._recount(held)
         for frame in recovered.support:
             stored = decode_frame(frame)
             if isinstance(stored, Signed):
@@ -388,7 +433,7 @@ class OpenRound:
                 self.add_evidence(stored, is_stored=True)
         if not self._is_member:
             return
-        if self._place(Kind.ATTESTATION, 0) in self._own:
+        if has_attested:
             self.phase = Phase.ATTEST
         step = recovered_step(recovered.own.values())
         if step is not None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from sterna_protocol.round.evidence import Held, Place, make_evidence
 from sterna_protocol.wire.ids import sha256
 from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS, MAX_COMMITTEE
-from sterna_protocol.wire.messages import Announcement, Attestation, Evidence, Kind
+from sterna_protocol.wire.messages import Announcement, Attestation, Commitment, Evidence, Kind
 
 MAX_STRANGERS = MAX_ANNOUNCEMENTS - MAX_COMMITTEE
-"""Announcing authors outside the committee: those who fill the pool leave room for the members."""
+"""Authors outside the committee: those who fill the pool leave room for the members."""
 
 KEPT_ATTEMPTS = 40
 """Attempts, up to an author's newest, whose votes are kept: 32 members with 40 attempts fill 2,600 of the
 4,096 places. With a vote time of 2 s, attempt 40 is reached after more than an hour of disagreement."""
+
+AUTHORS_KINDS = (Kind.COMMITMENT, Kind.ANNOUNCEMENT)
+"""What anybody may send; the rest is the members'."""
 
 ATTEMPT_KINDS = (Kind.PROPOSAL, Kind.PREVOTE, Kind.PRECOMMIT)
 
@@ -20,7 +23,8 @@ ATTEMPT_KINDS = (Kind.PROPOSAL, Kind.PREVOTE, Kind.PRECOMMIT)
 class Pool:
     """Holds messages that were checked and verified; the first of a place counts, a second makes evidence.
 
-    Memory: per member one announcement, one attestation and 40 attempts; 224 announcements of strangers;
+    Memory: per author one commitment and one announcement, of at most 224 strangers; per member one
+    attestation and 40 attempts;
     a proof of 340 bytes for a place that is two-faced; the announcements that a quorum attested.
     """
 
@@ -33,6 +37,7 @@ class Pool:
         self._known: set[bytes] = set()
         self._set: set[bytes] = set()
         self._supporters: dict[bytes, set[bytes]] = {}
+        self._attested: dict[int, list[bytes]] = {}
         self._attesters: set[bytes] = set()
         self._two_faced: set[bytes] = set()
         self._newest: dict[bytes, int] = {}
@@ -51,7 +56,7 @@ class Pool:
 
     def has_room(self, place: Place, pinned: set[int]) -> bool:
         """Whether something for this place would be kept. ``pinned``: attempts kept however old."""
-        if place.kind == Kind.ANNOUNCEMENT and place.author not in self._members:
+        if place.kind in AUTHORS_KINDS and place.author not in self._members:
             return place.author in self._strangers or len(self._strangers) < MAX_STRANGERS
         if place.kind in ATTEMPT_KINDS:
             oldest = self._newest.get(place.author, 0) - KEPT_ATTEMPTS
@@ -76,6 +81,7 @@ class Pool:
             self._set.add(held.id)
         if isinstance(held.body, Attestation):
             self._attesters.add(place.author)
+            self._attested.clear()
             for announcement in held.body.accepted:
                 self._supporters.setdefault(announcement, set()).add(place.author)
         return None, self._make_room(place, pinned)
@@ -90,6 +96,7 @@ class Pool:
         self._keep(place.conflict_id, evidence.frame())
         if place.kind == Kind.ATTESTATION:
             self._two_faced.add(place.author)
+            self._attested.clear()
         return self._make_room(place, pinned)
 
     def _keep(self, name: bytes, frame: bytes) -> None:
@@ -146,7 +153,15 @@ class Pool:
         """The frame behind an id: of a message, of a conflict's evidence, of a second announcement."""
         return self._frames.get(name)
 
-    # What the attestations say
+    # What commitments and attestations say
+
+    def commitments(self) -> dict[bytes, bytes]:
+        """The announcement that each author committed to, without two-faced authors."""
+        return {
+            place.author: held.body.announcement
+            for place, held in self._places.items()
+            if isinstance(held.body, Commitment) and place not in self._conflicts
+        }
 
     def attesters(self) -> frozenset[bytes]:
         """Members who attested, whatever it was."""
@@ -162,11 +177,13 @@ class Pool:
 
     def attested(self, quorum: int) -> list[bytes]:
         """Announcements with a quorum of attestations, held or not; the best supported first, then by id."""
-        counts = {name: len(found | self._two_faced) for name, found in self._supporters.items()}
-        return sorted(
-            (name for name, count in counts.items() if count >= quorum),
-            key=lambda name: (-counts[name], name),
-        )
+        if quorum not in self._attested:
+            counts = {name: len(found | self._two_faced) for name, found in self._supporters.items()}
+            self._attested[quorum] = sorted(
+                (name for name, count in counts.items() if count >= quorum),
+                key=lambda name: (-counts[name], name),
+            )
+        return list(self._attested[quorum])
 
     def surely_attested(self, quorum: int) -> int:
         """How many announcements have a quorum even if no two-faced attester counts."""

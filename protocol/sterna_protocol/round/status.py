@@ -25,7 +25,11 @@ class AuthorStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A snapshot. ``head`` is the id of the last decision, ``training`` the round being trained for."""
+    """A snapshot.
+
+    ``authors`` are those who announced, and this node as soon as it committed. ``head`` is the id of the last
+    decision, ``training`` the round being trained for.
+    """
 
     round_: int
     phase: Phase
@@ -37,6 +41,7 @@ class Status:
     adapter: bytes
     adapter_ready: bool
     training: int | None
+    committed: tuple[bytes, ...]
     authors: tuple[AuthorStatus, ...]
     attesters: tuple[bytes, ...]
     quorum: int
@@ -45,6 +50,9 @@ class Status:
     @classmethod
     def of(cls, open_round: OpenRound, *, me: bytes, adapter_ready: bool, training: int | None) -> Self:
         setting, pool = open_round.setting, open_round.pool
+        held_of = dict(pool.announcements)
+        if open_round.own_announcement is not None:
+            held_of.setdefault(open_round.own_announcement.id, open_round.own_announcement)
         checked = {Blob.GOOD: True, Blob.BAD: False}
         blobs = open_round.deliberation.blobs
         authors = [
@@ -55,7 +63,7 @@ class Status:
                 figures=held.body.figures,
                 checked=checked.get(blobs.get(name, Blob.FETCHING)),
             )
-            for name, held in pool.announcements.items()
+            for name, held in held_of.items()
             if isinstance(held.body, Announcement)
         ]
         return cls(
@@ -69,6 +77,7 @@ class Status:
             adapter=setting.adapter,
             adapter_ready=adapter_ready,
             training=training,
+            committed=tuple(sorted(pool.commitments())),
             authors=tuple(sorted(authors, key=lambda author: author.author)),
             attesters=tuple(sorted(pool.attesters())),
             quorum=setting.quorum,

@@ -41,6 +41,7 @@ class Kind(IntEnum):
     PRECOMMIT = 5
     CERTIFICATE = 6
     EVIDENCE = 7
+    COMMITMENT = 8
 
 
 class Figures(Record):
@@ -60,6 +61,15 @@ class Announcement(Record):
     trained_round: Round
     base_adapter: Digest
     figures: Figures
+
+
+class Commitment(Record):
+    """ "I will announce this": the id of an announcement that is signed and stored, but not sent yet.
+
+    The id hides the announcement, for nobody can guess the digest of a delta.
+    """
+
+    announcement: Digest
 
 
 class Attestation(Record):
@@ -256,13 +266,14 @@ class Evidence(Record):
 
 
 T = TypeVar("T")
-Body = Announcement | Attestation | Proposal | Prevote | Precommit
+Body = Announcement | Attestation | Proposal | Prevote | Precommit | Commitment
 BODY_OF_KIND: dict[Kind, type[Body]] = {
     Kind.ANNOUNCEMENT: Announcement,
     Kind.ATTESTATION: Attestation,
     Kind.PROPOSAL: Proposal,
     Kind.PREVOTE: Prevote,
     Kind.PRECOMMIT: Precommit,
+    Kind.COMMITMENT: Commitment,
 }
 KIND_OF_BODY: dict[type[Body], Kind] = {body: kind for kind, body in BODY_OF_KIND.items()}
 

@@ -25,6 +25,7 @@ from tests.protocol.round.test_node import (
     SWARM,
     announcement,
     certificate,
+    commitment,
     decision,
     digest,
     key_of,
@@ -34,6 +35,7 @@ from tests.protocol.round.test_node import (
 
 SENDER = sorted(PEERS)[0]
 FRAMES = [
+    commitment(1).frame(),
     signed(1, announcement(1)).frame(),
     signed(2, Attestation(accepted=(digest(1), digest(2)))).frame(),
     signed(PROPOSER, Proposal(decision=decision(1, 2), valid_attempt=0)).frame(),
@@ -88,7 +90,7 @@ def test_any_mutation_of_a_good_frame(frame, seed):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.permutations(FRAMES), st.permutations(range(6)))
+@given(st.permutations(FRAMES), st.permutations(range(7)))
 def test_good_frames_in_any_order_leave_the_same_messages(frames, again):
     """Up to the certificate, which closes the round."""
     taking = node(trains=False)

@@ -42,7 +42,7 @@ class OneDecides:
         if not isinstance(message, Signed) or message.round_ != 1 or message.attempt != 0:
             return sender is not self.d
         match Kind(message.kind):
-            case Kind.ANNOUNCEMENT:
+            case Kind.COMMITMENT | Kind.ANNOUNCEMENT:
                 return True
             case Kind.ATTESTATION:
                 if sender is self.c:

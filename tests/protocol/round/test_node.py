@@ -41,6 +41,7 @@ from sterna_protocol.wire.messages import (
     Attestation,
     Body,
     Certificate,
+    Commitment,
     Decision,
     Kind,
     Precommit,
@@ -62,6 +63,10 @@ PEERS = frozenset(key_of(number).peer for number in (1, 2, 3))
 
 def digest(number: int) -> bytes:
     return number.to_bytes(32, "big")
+
+
+def commitment(number: int) -> Signed:
+    return signed(number, Commitment(announcement=signed(number, announcement(number)).id))
 
 
 def node(**changes: object) -> Node:
@@ -135,6 +140,9 @@ def bad_signature(frame_of: Signed) -> bytes:
     return frame_of.model_copy(update={"signature": bytes(64)}).frame()
 
 
+TRAINS = encode_sync(Heads(swarm=SWARM, round_=1, head=SWARM, messages=SWARM, trains=True))
+"""Heads of a peer that trains."""
+
 REFUSED = {
     "nothing": (b"", MalformedMessage),
     "an unknown kind": (b"\x63abc", MalformedMessage),
@@ -145,6 +153,10 @@ REFUSED = {
     ),
     "a kind outside that is not the one inside": (
         bytes((Kind.PRECOMMIT,)) + signed(1, Prevote(choice=b"")).encode(),
+        MalformedMessage,
+    ),
+    "a commitment in an attempt": (
+        signed(1, Commitment(announcement=digest(1)), attempt=1).frame(),
         MalformedMessage,
     ),
     "an announcement in an attempt": (signed(1, announcement(1), attempt=1).frame(), MalformedMessage),
@@ -267,10 +279,73 @@ def test_a_node_that_does_not_train_is_not_asked_to():
     assert Node(CHARTER, key_of(ME), trains=False, now=0.0, genesis_adapter=GENESIS_ADAPTER).start(0.0) == []
 
 
-def test_an_announcement_is_stored_before_it_is_sent():
+def test_an_announcement_is_stored_and_only_committed_to():
     effects = node().trained(5.0, round_=1, delta=digest(1), figures=FIGURES)
-    assert [type(effect) for effect in effects] == [StoreOwn, Broadcast]
-    assert effects[0].frame == effects[1].frame
+    assert [type(effect) for effect in effects] == [StoreOwn, StoreOwn, Broadcast]
+    assert [effect.kind for effect in effects[:2]] == [Kind.ANNOUNCEMENT, Kind.COMMITMENT]
+    assert effects[1].frame == effects[2].frame
+    announced = decode_frame(effects[0].frame)
+    assert decode_frame(effects[1].frame).body == Commitment(announcement=announced.id).encode()
+
+
+def test_announces_when_everybody_known_has_committed():
+    made = node()
+    made.answer(key_of(2).peer, TRAINS)
+    made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
+    made.receive(6.0, commitment(1).frame(), None)
+    assert made.phase is Phase.TRAIN
+    assert Broadcast(signed(0, announcement(0)).frame()) in made.receive(7.0, commitment(2).frame(), None)
+    assert made.phase is Phase.REVEAL
+
+
+def test_follows_shortly_after_one_honest_member_must_have_announced():
+    made = node()
+    made.answer(key_of(2).peer, TRAINS)
+    made.receive(5.0, signed(1, announcement(1)).frame(), None)
+    made.tick(9.0)
+    assert made.phase is Phase.TRAIN
+    made.receive(10.0, signed(3, announcement(3)).frame(), None)
+    assert made.next_wake() == 11.0
+    made.tick(10.9)
+    assert made.phase is Phase.TRAIN
+    made.tick(11.0)
+    assert made.phase is Phase.REVEAL
+
+
+def test_a_delta_that_was_not_committed_to_in_time_is_not_attested():
+    made, _ = revealing_node(1)
+    made.receive(6.0, commitment(2).frame(), None)
+    effects = made.receive(6.0, signed(2, announcement(2)).frame(), None)
+    assert not of_type(effects, FetchDelta)
+    made.receive(6.0, signed(1, announcement(1)).frame(), None)
+    effects = made.delta_checked(6.5, signed(1, announcement(1)).id, None)
+    assert accepted_by(effects) == {signed(n, announcement(n)).id for n in (0, 1)}
+
+
+def test_a_two_faced_commitment_counts_for_nothing():
+    made, _ = revealing_node(2)
+    for face in (signed(1, announcement(1)).id, digest(4)):
+        made.receive(6.0, signed(1, Commitment(announcement=face)).frame(), None)
+    assert key_of(1).peer not in made.status().committed
+
+
+def test_a_crash_between_announcement_and_commitment_is_made_up_for():
+    effects = node().trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
+    again = Node(
+        CHARTER,
+        key_of(ME),
+        trains=True,
+        now=0.0,
+        genesis_adapter=GENESIS_ADAPTER,
+        own_frames=[effects[0].frame],
+    )
+    assert again.start(0.0) == effects[1:]
+
+
+def accepted_by(effects: list[Effect]) -> set[bytes]:
+    """What the one attestation among ``effects`` accepts."""
+    [stored] = [effect for effect in of_type(effects, StoreOwn) if effect.kind == Kind.ATTESTATION]
+    return set(Attestation.decode(decode_frame(stored.frame).body).accepted)
 
 
 def test_every_own_message_is_stored_before_it_is_sent():
@@ -283,86 +358,101 @@ def test_every_own_message_is_stored_before_it_is_sent():
             assert effect.frame in stored
 
 
-def attesting_node() -> tuple[Node, list[Effect]]:
-    """A member that has announced, and holds the delta of 1; with what it did on the way."""
+def revealing_node(*numbers: int) -> tuple[Node, list[Effect]]:
+    """A member that has announced, and knows the commitments of ``numbers``; with what it did on the way."""
     made = node()
     effects = made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
+    for number in numbers:
+        effects += made.receive(5.0, commitment(number).frame(), None)
+    return made, effects
+
+
+def attesting_node() -> tuple[Node, list[Effect]]:
+    """A member that has announced, and holds the delta of 1; with what it did on the way."""
+    made, effects = revealing_node(1)
     effects += made.receive(5.0, signed(1, announcement(1)).frame(), None)
     effects += made.delta_checked(6.0, signed(1, announcement(1)).id, None)
     return made, effects
 
 
 def test_fetches_what_is_announced():
-    effects = node().receive(1.0, signed(1, announcement(1)).frame(), None)
+    effects = revealing_node(1)[0].receive(5.0, signed(1, announcement(1)).frame(), None)
     [fetch] = of_type(effects, FetchDelta)
     assert (fetch.delta, fetch.author, fetch.trained_round) == (digest(1), key_of(1).peer, 1)
     assert fetch.holders == (key_of(1).peer,)
 
 
 def test_a_delta_that_its_author_withholds_is_fetched_from_who_attested_it():
-    made = node()
-    made.receive(1.0, signed(1, announcement(1)).frame(), None)
+    made = revealing_node(1)[0]
+    made.receive(5.0, signed(1, announcement(1)).frame(), None)
     name = signed(1, announcement(1)).id
-    assert not of_type(made.delta_checked(2.0, name, "unreachable"), FetchDelta)
-    effects = made.receive(3.0, signed(2, Attestation(accepted=(name,))).frame(), None)
+    assert not of_type(made.delta_checked(5.5, name, "unreachable"), FetchDelta)
+    effects = made.receive(6.0, signed(2, Attestation(accepted=(name,))).frame(), None)
     [fetch] = of_type(effects, FetchDelta)
     assert fetch.holders == (key_of(1).peer, key_of(2).peer)
-    assert not of_type(made.tick(4.0), FetchDelta)
+    assert not of_type(made.tick(6.5), FetchDelta)
 
 
 def test_anyone_may_announce():
-    effects = node().receive(1.0, signed(STRANGER, announcement(STRANGER)).frame(), None)
+    made = revealing_node(STRANGER)[0]
+    effects = made.receive(5.0, signed(STRANGER, announcement(STRANGER)).frame(), None)
     assert of_type(effects, FetchDelta)
 
 
 def test_attests_once_nothing_more_can_come():
     made, effects = attesting_node()
-    attestation = [decode_frame(e.frame) for e in of_type(effects, StoreOwn) if e.kind == Kind.ATTESTATION]
-    assert len(attestation) == 1
-    accepted = sorted((signed(0, announcement(0)).id, signed(1, announcement(1)).id))
-    assert attestation[0].body == Attestation(accepted=tuple(accepted)).encode()
+    assert accepted_by(effects) == {signed(n, announcement(n)).id for n in (0, 1)}
     assert made.phase is Phase.ATTEST
 
 
-def test_waits_for_a_connected_peer_that_trains():
+def waiting_node() -> Node:
+    """A member with its own delta and 1's commitment, that waits for 2, who trains."""
     made = node()
-    heads = Heads(swarm=SWARM, round_=1, head=SWARM, messages=digest(0), trains=True)
-    made.answer(key_of(2).peer, encode_sync(heads))
+    made.answer(key_of(2).peer, TRAINS)
     made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
-    made.receive(5.0, signed(1, announcement(1)).frame(), None)
-    made.delta_checked(6.0, signed(1, announcement(1)).id, None)
+    made.receive(5.0, commitment(1).frame(), None)
     assert made.phase is Phase.TRAIN
+    return made
+
+
+def test_waits_for_a_connected_peer_that_trains_until_the_time_is_over():
+    made = waiting_node()
     assert made.next_wake() <= 20.0
     made.tick(19.9)
     assert made.phase is Phase.TRAIN
     made.tick(20.0)
-    assert made.phase is Phase.ATTEST
+    assert made.phase is Phase.REVEAL
 
 
 def test_waits_no_longer_for_a_peer_that_left():
-    made = node()
-    heads = Heads(swarm=SWARM, round_=1, head=SWARM, messages=digest(0), trains=True)
-    made.answer(key_of(2).peer, encode_sync(heads))
-    made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
-    made.receive(5.0, signed(1, announcement(1)).frame(), None)
-    made.delta_checked(6.0, signed(1, announcement(1)).id, None)
+    made = waiting_node()
     made.peers_changed(7.0, PEERS - {key_of(2).peer})
-    assert made.phase is Phase.ATTEST
+    assert made.phase is Phase.REVEAL
+
+
+def test_waits_for_a_delta_that_was_committed_to_until_the_time_is_over():
+    made = waiting_node()
+    made.receive(5.5, commitment(2).frame(), None)
+    made.receive(6.0, signed(1, announcement(1)).frame(), None)
+    made.delta_checked(6.0, signed(1, announcement(1)).id, None)
+    assert made.phase is Phase.REVEAL
+    assert accepted_by(made.tick(8.5)) == {signed(n, announcement(n)).id for n in (0, 1)}
 
 
 def test_does_not_attest_a_delta_that_was_refused():
     made = node()
+    made.answer(key_of(2).peer, TRAINS)
     made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
     effects: list[Effect] = []
+    for number in (1, 2):
+        made.receive(5.0, commitment(number).frame(), None)
     for number, error in ((1, "codes out of range"), (2, None)):
         made.receive(5.0, signed(number, announcement(number)).frame(), None)
         effects = made.delta_checked(6.0, signed(number, announcement(number)).id, error)
-    [stored] = of_type(effects, StoreOwn)
-    accepted = sorted(signed(number, announcement(number)).id for number in (0, 2))
-    assert decode_frame(stored.frame).body == Attestation(accepted=tuple(accepted)).encode()
+    assert accepted_by(effects) == {signed(n, announcement(n)).id for n in (0, 2)}
 
 
-def test_waits_on_with_too_few_deltas_for_a_slate_and_does_not_ask_to_be_woken():
+def test_waits_on_with_too_few_commitments_for_a_slate_and_does_not_ask_to_be_woken():
     made = node()
     made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
     made.tick(20.0)
@@ -371,12 +461,21 @@ def test_waits_on_with_too_few_deltas_for_a_slate_and_does_not_ask_to_be_woken()
     assert made.next_wake() > 500.0
 
 
+def test_with_too_few_deltas_a_late_commitment_counts():
+    made, _ = revealing_node(1)
+    made.tick(100.0)
+    assert made.phase is Phase.REVEAL
+    made.receive(101.0, commitment(2).frame(), None)
+    made.receive(101.0, signed(2, announcement(2)).frame(), None)
+    effects = made.delta_checked(102.0, signed(2, announcement(2)).id, None)
+    assert accepted_by(effects) == {signed(n, announcement(n)).id for n in (0, 2)}
+
+
 def test_follows_with_too_few_deltas_when_one_honest_member_must_have_attested():
-    made = node()
-    made.trained(5.0, round_=1, delta=digest(0), figures=FIGURES)
+    made, _ = revealing_node(1)
     made.receive(6.0, signed(1, Attestation(accepted=())).frame(), None)
     made.tick(20.0)
-    assert made.phase is Phase.TRAIN
+    assert made.phase is Phase.REVEAL
     made.receive(21.0, signed(2, Attestation(accepted=())).frame(), None)
     assert made.phase is Phase.ATTEST
 
@@ -412,10 +511,10 @@ def test_a_delta_that_missed_the_slate_is_announced_again():
     made = node()
     made.trained(2.0, round_=1, delta=digest(0), figures=FIGURES)
     effects = made.receive(3.0, certificate(decision(1, 2)).frame(), None)
-    [stored] = of_type(effects, StoreOwn)
-    message = decode_frame(stored.frame)
-    assert (message.round_, message.kind) == (2, Kind.ANNOUNCEMENT)
-    assert message.body == announcement(0).encode()
+    stored = of_type(effects, StoreOwn)
+    assert [effect.kind for effect in stored] == [Kind.ANNOUNCEMENT, Kind.COMMITMENT]
+    message = decode_frame(stored[0].frame)
+    assert (message.round_, message.body) == (2, announcement(0).encode())
 
 
 def test_training_that_ends_late_is_announced_in_the_open_round():
@@ -649,8 +748,8 @@ def test_a_restarted_node_announces_again_what_missed_the_slate():
         certificates=[certificate(decision(1, 2))],
         own_frames=frames,
     )
-    [stored] = of_type(again.start(0.0), StoreOwn)
-    assert decode_frame(stored.frame).body == announcement(0).encode()
+    stored = of_type(again.start(0.0), StoreOwn)
+    assert decode_frame(stored[0].frame).body == announcement(0).encode()
 
 
 def test_a_restarted_node_remembers_evidence():
