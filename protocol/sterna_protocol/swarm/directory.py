@@ -22,7 +22,10 @@ MAX_ENTRIES = 128
 MAX_ADDRESSES = 4
 """Addresses of one peer: IPv4 and IPv6, near and far."""
 
-Address = Annotated[str, Field(min_length=1, max_length=160)]
+MAX_ADDRESS_LETTERS = 160
+"""One full multiaddr; a relayed one with two peer ids takes as many."""
+
+Address = Annotated[str, Field(min_length=1, max_length=MAX_ADDRESS_LETTERS)]
 
 
 class DirectoryKind(IntEnum):
@@ -67,16 +70,18 @@ def encode_charter_request(swarm: bytes) -> bytes:
 
 
 def encode_addresses_request(swarm: bytes, own: tuple[str, ...]) -> bytes:
-    request = AddressesRequest(swarm=swarm, own=own[:MAX_ADDRESSES])
+    """A request that also says where we listen; addresses beyond the limits are left out."""
+    request = AddressesRequest(swarm=swarm, own=_sayable(own))
     return bytes((DirectoryKind.ADDRESSES_REQUEST,)) + request.encode()
 
 
 def encode_addresses(known: dict[bytes, tuple[str, ...]]) -> bytes:
+    """An answer with as many of the ``known`` peers as the limits allow."""
     entries = tuple(
-        DirectoryEntry(peer=peer, addresses=addresses[:MAX_ADDRESSES])
-        for peer, addresses in sorted(known.items())[:MAX_ENTRIES]
-        if addresses
-    )
+        DirectoryEntry(peer=peer, addresses=_sayable(addresses))
+        for peer, addresses in sorted(known.items())
+        if _sayable(addresses)
+    )[:MAX_ENTRIES]
     return bytes((DirectoryKind.ADDRESSES,)) + Addresses(entries=entries).encode()
 
 
@@ -99,3 +104,7 @@ def is_directory_request(data: bytes) -> bool:
         bytes((DirectoryKind.CHARTER_REQUEST,)),
         bytes((DirectoryKind.ADDRESSES_REQUEST,)),
     )
+
+
+def _sayable(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(address for address in addresses if 0 < len(address) <= MAX_ADDRESS_LETTERS)[:MAX_ADDRESSES]

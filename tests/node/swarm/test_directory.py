@@ -86,6 +86,11 @@ def test_another_swarm_learns_nothing_and_teaches_nothing() -> None:
     assert decode_addresses(ours.answer(BEN, encode_addresses_request(SWARM, ()))) == {ME: HERE}
 
 
+def test_addresses_that_cannot_be_said_are_left_out() -> None:
+    long = "/dns4/" + "a" * 200 + "/tcp/1"
+    assert decode_addresses(encode_addresses({ADA: (long, *HERE), BEN: (long,), ME: ()})) == {ADA: HERE}
+
+
 def test_strangers_cannot_fill_the_memory() -> None:
     ours = directory(Wire())
     for number in range(MAX_KNOWN + 10):
