@@ -243,19 +243,16 @@ class _Download:
             if index in self._missing:
                 self._asked[index] = {peer}
                 return index
-        # Nothing is left to start, but the last chunks may hang on a slow peer: ask for them a second time.
+        # Nothing is left to start, but some chunks were given back and the last ones may hang on a slow peer.
         for index in self._missing:
-            asked = self._asked.get(index, set())
+            asked = self._asked[index]
             if peer not in asked and len(asked) < 2:
                 asked.add(peer)
                 return index
         return None
 
     def _give_back(self, peer: bytes, index: int) -> None:
-        asked = self._asked.get(index, set())
-        asked.discard(peer)
-        if index in self._missing and not asked:
-            self._todo.append(index)
+        self._asked[index].discard(peer)
         self._announce()
 
     def _announce(self) -> None:

@@ -228,22 +228,28 @@ async def test_a_truncating_peer_is_left_for_another(tmp_path):
 
 
 @virtual
-async def test_the_last_chunk_does_not_wait_for_a_slow_peer(tmp_path):
-    async def slow(peer, stream):
-        def wait(kind, index, piece):
-            return true(kind, index, piece)
+async def test_the_last_chunks_do_not_wait_for_a_slow_peer(tmp_path):
+    def piece_of(kind: int, index: int) -> bytes:
+        whole = LeafList.of(DATA).encode() if kind == Kind.LEAVES else DATA
+        return whole[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
 
-        honest_answers = answering(wait)
-        read = stream.read
+    async def at_pace(stream: Stream, chunk_seconds: float, first_seconds: float) -> None:
+        await trio.sleep(first_seconds)
+        while True:
+            kind, _, index = REQUEST.unpack(await read_exactly(stream, REQUEST.size, seconds=1e9))
+            if kind == Kind.CHUNK:
+                await trio.sleep(chunk_seconds)
+            data = piece_of(kind, index)
+            await stream.write(RESPONSE.pack(Status.HERE, len(data)) + data)
 
-        async def slow_read(size):
-            await trio.sleep(20)
-            return await read(size)
+    # The slow one is first to the chunks and takes a pipeline of them; the quick one comes later.
+    async def slow(_peer: bytes, stream: Stream) -> None:
+        await at_pace(stream, 20, 0)
 
-        stream.read = slow_read
-        await honest_answers(peer, stream)
+    async def quick(_peer: bytes, stream: Stream) -> None:
+        await at_pace(stream, 0, 1)
 
-    async with peers(slow=slow, alice=answering(true)) as net:
+    async with peers(slow=slow, quick=quick) as net:
         start = trio.current_time()
         assert (await net.fetch(tmp_path)).read_bytes() == DATA
         assert trio.current_time() - start < 20

@@ -98,6 +98,20 @@ async def test_one_missed_ping_is_forgiven(host, nursery):
 
 
 @virtual
+async def test_misses_that_are_not_in_a_row_do_not_add_up(host, nursery):
+    host.connected = True
+    nursery.start_soon(keep_alive, host, PEER)
+    for _ in range(5):
+        await trio.sleep(60)
+        host.echoes = False
+        # Long enough to meet one ping and its timeout, too short for the next one's.
+        await trio.sleep(liveness.PING_EVERY_SECONDS + 1)
+        host.echoes = True
+    await trio.sleep(60)
+    assert host.dropped is None
+
+
+@virtual
 async def test_a_wanted_peer_is_dialled_until_it_is_there_with_growing_pauses(host, nursery):
     Redialler(host, nursery).want([ADDRESS], for_ever=True)
     await trio.sleep(4 * liveness.FORGET_SECONDS)
