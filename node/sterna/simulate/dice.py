@@ -1,7 +1,7 @@
 """Dice: all that differs between two runs, drawn from their seeds alike on every machine.
 
-Only ``random.Random.random`` is used, whose sequence Python promises to keep, and no function of the C library,
-whose last bits differ.
+Only ``random.Random.random`` is used, whose sequence Python promises to keep, and no function of the C
+library, whose last bits differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 EXPONENTIAL = (
-    0.0, 0.065, 0.134, 0.208, 0.288, 0.375, 0.470, 0.575, 0.693, 0.827, 0.981, 1.163, 1.386, 1.674, 2.079, 2.773, 5.0,
+    0.0, 0.065, 0.134, 0.208, 0.288, 0.375, 0.470, 0.575, 0.693,
+    0.827, 0.981, 1.163, 1.386, 1.674, 2.079, 2.773, 5.0,
 )  # fmt: skip
 """Quantiles of the exponential distribution of mean 1 at 0/16, 1/16, ..., cut at 5."""
 

@@ -167,7 +167,9 @@ class Invariants:
             if not round_ - limits.max_staleness <= entry.trained_round <= round_:
                 self.broken(f"round {round_} merges a delta of round {entry.trained_round}")
             if self.is_honest(entry.author) and self._announced.get(entry.announcement) != entry.author:
-                self.broken(f"round {round_} merges a delta that its author {entry.author.hex()[:8]} never sent")
+                self.broken(
+                    f"round {round_} merges a delta that its author {entry.author.hex()[:8]} never sent"
+                )
         for attester in decision.attesters:
             if self.is_honest(attester) and (round_, attester) not in self._attested:
                 self.broken(f"round {round_} names {attester.hex()[:8]}, who attested nothing")

@@ -1,4 +1,4 @@
-"""A peer of a simulated swarm: one node, its clock, what its disk keeps through a crash, and its character."""
+"""A peer of a simulated swarm: one node, its clock, what its disk keeps through a crash, its character."""
 
 from __future__ import annotations
 

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """``messages_per_node`` and ``bytes_per_node`` are what a node sent in the whole run on average, gossip and
-    sync without blobs; ``certified_rounds`` what every honest peer closed; ``void_rounds`` those without a
-    slate; ``closed_at`` the virtual time at which the first honest peer closed each round; ``seconds`` the CPU
-    time of the run; ``beyond_tolerance`` the first round whose committee had too many Byzantine members for
-    the protocol to promise anything, None if there is none; ``command`` runs it again."""
+    """What became of a swarm.
+
+    ``certified_rounds``: closed by every honest peer, ``void_rounds`` of them without a slate. ``closed_at``:
+    virtual time at which the first honest peer closed each; ``healed_at``: at which the faults ended.
+    ``messages_per_node`` and ``bytes_per_node``: sent in the whole run on average, gossip and sync, without
+    blobs. ``seconds``: CPU time of the run.
+    ``beyond_tolerance``: the first round whose committee had too many Byzantine members for the protocol to
+    promise anything, None if there is none. ``proven``: peers that evidence names. ``command`` runs it again.
+    """
 
     seed: int
     peers: int
@@ -32,7 +36,7 @@ class Report:
     events: int
     seconds: float
     virtual_seconds: float
-    healed_at: float
+    healed_at: float | None
     messages_per_node: float
     bytes_per_node: float
     messages_by_node: tuple[int, ...]
@@ -41,7 +45,7 @@ class Report:
     command: str
 
     @classmethod
-    def of(cls, trial: Trial, world: World, *, healed_at: float, seconds: float) -> Self:
+    def of(cls, trial: Trial, world: World, *, healed_at: float | None, seconds: float) -> Self:
         certified = world.closed_by_all()
         messages = tuple(peer.messages for peer in world.peers)
         sizes = tuple(peer.bytes for peer in world.peers)

@@ -1,4 +1,4 @@
-"""One trial: a swarm cast from a seed, faults until most rounds are closed, then a healed network to finish on."""
+"""One trial: a swarm cast from a seed, faults until most rounds are closed, then a healed network."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ def run_trial(trial: Trial) -> Report:
             f"no progress: {min(standing)} to {max(standing)} rounds closed {world.now - healed_at:.0f} s "
             f"after the network healed, {goal} expected"
         )
-    return Report.of(trial, world, healed_at=healed_at, seconds=time.process_time() - started)
+    was_sick = trial.faults != Faults(latency=trial.faults.latency)
+    return Report.of(
+        trial, world, healed_at=healed_at if was_sick else None, seconds=time.process_time() - started
+    )
 
 
 def cast(trial: Trial) -> Casting:
@@ -153,7 +156,7 @@ def charter_of(trial: Trial) -> Charter:
         layers=1,
         linears=(("q", 64, 64),),
         seed=bytes(32),
-        rule=MergeRule(rule=trial.rule, trim_percent=20).rule,
+        rule=MergeRule.model_validate({"rule": trial.rule, "trim_percent": 20}).rule,
         train_milliseconds=TRAIN_MILLISECONDS,
         attest_milliseconds=ATTEST_MILLISECONDS,
         vote_milliseconds=VOTE_MILLISECONDS,

@@ -1,7 +1,7 @@
 """The world: peers that run ``sterna_protocol.node.Node``, one after the other, in virtual time.
 
-Everything that happens is an event in one queue. Deltas and adapters are synthetic: a blob is its digest and the
-set of disks that hold it.
+Everything that happens is an event in one queue. Deltas and adapters are synthetic: a blob is its digest and
+the set of disks that hold it.
 """
 
 from __future__ import annotations
@@ -262,7 +262,11 @@ class World:
     # Who sees whom
 
     def _linked(self, one: Peer, other: Peer) -> bool:
-        return one.node is not None and other.node is not None and not self.network.is_cut(one.number, other.number)
+        return (
+            one.node is not None
+            and other.node is not None
+            and not self.network.is_cut(one.number, other.number)
+        )
 
     def _neighbours(self, peer: Peer) -> list[Peer]:
         return [other for number in peer.neighbours if self._linked(peer, other := self.peers[number])]
@@ -544,4 +548,3 @@ class World:
 
     def _adapter_ready(self, peer: Peer, adapter: bytes) -> None:
         self._input(peer, lambda node, now: node.adapter_ready(now, adapter))
-
