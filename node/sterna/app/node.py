@@ -241,6 +241,5 @@ async def _run(
             driver=driver,
             journal=journal,
             display=display,
-            rng=rng,
         )
         await running.run()

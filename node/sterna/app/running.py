@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import logging
 from pathlib import Path
 from typing import Any, Protocol
 
 from sterna.app.journal import SwarmJournal
 from sterna.app.status import StatusWriter
+from sterna.errors import StorageError, Unreachable
 from sterna.net import Gossip, Net, PeerConnected, PeerDisconnected, PeerLied, Request
-from sterna.swarm.directory import Directory
 from sterna.swarm.driver import Driver
 from sterna_protocol.errors import RemoteProtocolError
 from sterna_protocol.swarm.charter import SignedCharter
-from sterna_protocol.swarm.directory import is_directory_request
+from sterna_protocol.swarm.introduction import answer_charter_request, is_charter_request
 from sterna_protocol.swarm.ticket import Ticket, encode_ticket
 from sterna_protocol.wire.ids import peer_name
 
+logger = logging.getLogger(__name__)
+
 ROUNDS_IN_STATUS = 100
 """Last rounds repeated in the status file; `sterna rounds` reads all from the store."""
+
+REMEMBER_SECONDS = 20.0
+"""Between two looks at where the connected peers listen."""
 
 TICKET_ADDRESSES = 4
 """Own addresses put into a ticket; more would not fit a line of chat."""
@@ -43,7 +48,6 @@ class RunningNode:
         driver: Driver,
         journal: SwarmJournal,
         display: Display,
-        rng: random.Random,
     ) -> None:
         self._signed = signed
         self._net = net
@@ -54,15 +58,6 @@ class RunningNode:
         self._connected: frozenset[bytes] = frozenset()
         self._shown_rounds = len(driver.closed_rounds)
         self._shown_errors: list[str] = []
-        self._directory = Directory(
-            swarm=signed.charter.swarm_id,
-            me=net.peer,
-            signed_charter=signed.encode(),
-            network=net,
-            dial=net.dial,
-            rng=rng,
-            own_addresses=lambda: net.addresses,
-        )
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -78,7 +73,6 @@ class RunningNode:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._driver.run())
                 group.create_task(self._take_events())
-                group.create_task(self._directory.keep_connected(lambda: self._connected))
                 group.create_task(self._remember_peers())
                 group.create_task(self._status.keep_written())
         except* Exception as group_error:
@@ -102,11 +96,11 @@ class RunningNode:
                     self._display.event("peer.lied", peer=peer_name(peer))
 
     async def _answer(self, peer: bytes, request_id: int, data: bytes) -> None:
-        if not is_directory_request(data):
+        if not is_charter_request(data):
             await self._driver.answer(peer, request_id, data)
             return
         try:
-            response = self._directory.answer(peer, data)
+            response = answer_charter_request(data, self._signed)
         except RemoteProtocolError as broken:
             await self._driver.penalise(peer, str(broken))
             return
@@ -117,8 +111,14 @@ class RunningNode:
         self._driver.peers_changed(connected)
 
     async def _remember_peers(self) -> None:
-        async for peer, addresses in self._directory.learned():
-            await self._journal.put_peer(peer, addresses)
+        """Note where peers listen, so that a restarted node finds back without its first contact."""
+        while True:
+            await asyncio.sleep(REMEMBER_SECONDS)
+            try:
+                for peer, addresses in (await self._net.known_addresses()).items():
+                    await self._journal.put_peer(peer, addresses)
+            except (Unreachable, StorageError) as failed:
+                logger.info("peers.unwritten", extra={"why": str(failed)})
 
     def _mark_changed(self) -> None:
         self._status.mark_changed()

@@ -253,6 +253,7 @@ class Calls:
             "fetch": self.fetch,
             "dial": self.dial,
             "penalise": self.penalise,
+            "known_addresses": self.known_addresses,
         }
 
     async def answer(self, call_id: int, operation: str, arguments: list[Any]) -> None:
@@ -343,6 +344,10 @@ class Calls:
         peer: bytes = await self._host.dial(address)
         self._redialler.want([address], for_ever=False)
         return peer
+
+    async def known_addresses(self) -> list[list[object]]:
+        known = [(peer, self._host.known_addresses(peer)) for peer in self._host.peers()]
+        return [[peer, addresses] for peer, addresses in known if addresses]
 
     async def penalise(self, peer: bytes, points: int) -> None:
         self._blame(peer, points, "core")  # type: ignore[arg-type]

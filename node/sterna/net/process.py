@@ -208,6 +208,11 @@ class Net:
             self._redial.append(address)
         return peer
 
+    async def known_addresses(self) -> dict[bytes, tuple[str, ...]]:
+        """Where the peers connected now say they listen; those that say nothing are left out."""
+        known = await self._call("known_addresses")
+        return {peer: tuple(addresses) for peer, addresses in known}
+
     async def penalise(self, peer: bytes, points: int) -> None:
         """Count ``points`` against a peer; at ``score.LIMIT`` it is disconnected and banned for a while.
 

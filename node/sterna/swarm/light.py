@@ -28,7 +28,7 @@ from sterna_protocol.round.heads import (
     encode_sync,
 )
 from sterna_protocol.swarm.charter import Charter, SignedCharter
-from sterna_protocol.swarm.directory import encode_charter_request
+from sterna_protocol.swarm.introduction import encode_charter_request
 from sterna_protocol.swarm.ticket import Ticket
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.ids import short

@@ -12,7 +12,7 @@ from sterna.swarm.light import LightPeer
 from sterna_protocol.merge.adapter import encode_adapter
 from sterna_protocol.round.heads import CertificatesRequest, Frames, decode_request, encode_sync
 from sterna_protocol.swarm.charter import Charter, sign_charter
-from sterna_protocol.swarm.directory import DirectoryKind
+from sterna_protocol.swarm.introduction import is_charter_request
 from sterna_protocol.swarm.ticket import Ticket
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.messages import SlateEntry
@@ -49,7 +49,7 @@ def light_peer(
 
     def answer(data: bytes) -> bytes | None:
         told = lie(data)
-        if told is None and data[0] == DirectoryKind.CHARTER_REQUEST:
+        if told is None and is_charter_request(data):
             return signed
         return told
 
@@ -81,9 +81,7 @@ async def test_the_adapter_of_an_honest_swarm_is_pulled_and_recomputed(charter: 
 async def test_a_charter_of_another_swarm_is_not_taken(charter: Charter) -> None:
     other = sign_charter(small_charter(name="another"), (key(1),)).encode()
     async with swarm(charter) as board:
-        light = light_peer(
-            board, charter, lie=lambda data: other if data[0] == DirectoryKind.CHARTER_REQUEST else None
-        )
+        light = light_peer(board, charter, lie=lambda data: other if is_charter_request(data) else None)
         with pytest.raises(Unreachable, match="charter of swarm"):
             await light.charter()
 
@@ -94,9 +92,7 @@ async def test_a_forged_certificate_ends_the_chain_before_it(charter: Charter) -
         [first, second] = board.journals[key(1).peer].certificates
 
         def lie(data: bytes) -> bytes | None:
-            if data[0] == DirectoryKind.CHARTER_REQUEST or not isinstance(
-                decode_request(data), CertificatesRequest
-            ):
+            if is_charter_request(data) or not isinstance(decode_request(data), CertificatesRequest):
                 return None
             forged = second.model_copy(
                 update={"decision": second.decision.model_copy(update={"adapter": b"x" * 32})}
