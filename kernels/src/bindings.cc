@@ -58,6 +58,16 @@ void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows,
   sterna::unpack(w, first, rows, at<int8_t>(codes));
 }
 
+// Where the elements of a contiguous array lie. NumPy's own `.ctypes.data` takes 1 us, a tenth of a small
+// product.
+uintptr_t address(nb::handle array) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(array.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
+  const auto start = reinterpret_cast<uintptr_t>(view.buf);
+  PyBuffer_Release(&view);
+  return start;
+}
+
 std::vector<std::string> variants() {
   std::vector<std::string> names;
   for (const sterna::Variant* v : sterna::variants()) names.emplace_back(v->name);
@@ -75,6 +85,7 @@ NB_MODULE(_native, m) {
         "limbs"_a, "dx"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("unpack", &unpack, "packed"_a, "n"_a, "k"_a, "first"_a, "rows"_a, "codes"_a,
         nb::call_guard<nb::gil_scoped_release>());
+  m.def("address", &address, "array"_a);
   m.def("variants", &variants);
   m.def("variant", [] { return std::string(sterna::variant_in_use().name); });
   m.def("use_variant", [](std::string_view name) { return sterna::use_variant(name); }, "name"_a);

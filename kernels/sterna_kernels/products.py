@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sterna_kernels import _native
+from sterna_kernels._native import address
 from sterna_kernels.matrix import TernaryMatrix
 from sterna_kernels.reference import Limbs
 
@@ -18,8 +19,8 @@ def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
     _check_rows(x, "x", w.shape[1])
     n, k = w.shape
     y = np.empty((x.shape[0], n), np.float32)
-    packed, scales = w.packed.ctypes.data, row_scales_address(w)
-    _native.forward(packed, n, k, w.scale, scales, x.ctypes.data, x.shape[0], y.ctypes.data)
+    packed, scales = address(w.packed), row_scales_address(w)
+    _native.forward(packed, n, k, w.scale, scales, address(x), x.shape[0], address(y))
     return y
 
 
@@ -35,20 +36,20 @@ def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> N
         raise ValueError(f"limbs={limbs}: 1 and 2 exist")
     n, k = w.shape
     dx = np.empty((g.shape[0], k), np.float32)
-    packed, scales = w.packed.ctypes.data, row_scales_address(w)
-    _native.backward(packed, n, k, w.scale, scales, g.ctypes.data, g.shape[0], limbs, dx.ctypes.data)
+    packed, scales = address(w.packed), row_scales_address(w)
+    _native.backward(packed, n, k, w.scale, scales, address(g), g.shape[0], limbs, address(dx))
     return dx
 
 
 def row_scales_address(w: TernaryMatrix) -> int:
     """Where the scales of the rows lie; 0 without any."""
-    return 0 if w.row_scales is None else w.row_scales.ctypes.data
+    return 0 if w.row_scales is None else address(w.row_scales)
 
 
 def unpack_rows(packed: int, shape: tuple[int, int], first: int, rows: int) -> NDArray[np.int8]:
     """Weights int8 [rows, K] of the rows from ``first`` of the matrix packed at this address."""
     weights = np.empty((rows, shape[1]), np.int8)
-    _native.unpack(packed, *shape, first, rows, weights.ctypes.data)
+    _native.unpack(packed, *shape, first, rows, address(weights))
     return weights
 
 
