@@ -29,7 +29,7 @@ def demo(
         typer.Option("--data", help="Your own texts, one per peer (3 to 8). [default: four shipped samples]"),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to certify.")] = 5,
-    steps: Annotated[int | None, typer.Option(min=1, help="Local steps a round.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Local steps a round.")] = 20,
     chaos: Annotated[
         bool, typer.Option("--chaos", help="SIGKILL one peer in round 2 and start it again in round 3.")
     ] = False,

@@ -36,7 +36,7 @@ class DemoPlan:
     data: Sequence[Path]
     base: str
     rounds: int
-    steps: int | None
+    steps: int
     seed: int
     chaos: bool
     measure: bool
@@ -83,8 +83,7 @@ class Demo:
         common = ("--listen", LOOPBACK, "--until-round", str(plan.rounds), "--seed", str(plan.seed))
         await founder.start(
             *("swarm", "create", "--name", "demo", "--base", plan.base, "--data", str(founder.data)),
-            *("--min-deltas", str(len(self.peers) - 1), *common),
-            *(() if plan.steps is None else ("--steps", str(plan.steps))),
+            *("--steps", str(plan.steps), "--min-deltas", str(len(self.peers) - 1), *common),
         )
         status = await self._wait(founder, lambda status: bool(status.get("ticket")), START_SECONDS)
         ticket = str(status["ticket"])
