@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import IO, Literal, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -73,11 +74,11 @@ def ternary(variant: str, matrices: dict[tuple[int, int], TernaryMatrix]) -> Sys
     return run
 
 
-def torch_fp32(task: Task) -> float:
-    """torch in this process."""
-    w = torch.ones(task.n, task.k)
+def torch_dense(task: Task, dtype: torch.dtype = torch.float32) -> float:
+    """torch in this process, with weights of this type."""
+    w = torch.ones(task.n, task.k, dtype=dtype)
     forward = task.direction == "forward"
-    a = torch.ones(task.rows, task.k if forward else task.n)
+    a = torch.ones(task.rows, task.k if forward else task.n, dtype=dtype)
     return measure((lambda: a @ w.T) if forward else (lambda: a @ w))
 
 
@@ -124,7 +125,8 @@ def products(repeats: int) -> list[Row]:
         if rows > 1 or direction == "forward"
     ]
     with torch_in_a_child(AVX2_ONLY) as torch_avx2:
-        systems: dict[str, System] = {"torch": torch_fp32, "torch avx2": torch_avx2}
+        systems: dict[str, System] = {"torch": torch_dense, "torch avx2": torch_avx2}
+        systems["torch bf16"] = partial(torch_dense, dtype=torch.bfloat16)
         systems |= {name: ternary(name, matrices) for name in VARIANTS}
         return [Row(task, speeds(task, systems, repeats)) for task in tasks]
 
@@ -185,7 +187,7 @@ def report(rows: list[Row], reading: dict[str, float]) -> None:
 
 def serve() -> None:
     for line in sys.stdin:
-        print(torch_fp32(Task(**json.loads(line))), flush=True)
+        print(torch_dense(Task(**json.loads(line))), flush=True)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ namespace {
 constexpr int kGroups = 2;
 constexpr int64_t kColumns = 16 * kGroups;
 constexpr int64_t kTileRows = 16;
+constexpr int64_t kGemvRows = 2;  // a tile takes 16 rows for the price of one; not tuned
 constexpr int64_t kTileBytes = 16 * 64;
 constexpr int64_t kStepStride = kColumns * 4;
 
@@ -120,7 +121,7 @@ bool runs_here() { return has_amx(); }
 
 }  // namespace
 
-const Variant STERNA_AMX_VARIANT = {kName,          runs_here,       kTileRows, kColumns, quantise_row512,
-                                    unpack_forward, unpack_backward, multiply,  gemv512};
+const Variant STERNA_AMX_VARIANT = {kName,           runs_here,      kTileRows,       kColumns, kGemvRows,
+                                    quantise_row512, unpack_forward, unpack_backward, multiply, gemv512};
 
 }  // namespace sterna

@@ -13,6 +13,8 @@ constexpr int64_t kInt16Steps = 32;
 // Rows that share each load of a panel: 6 x 2 sums, 2 codes, an activation and a product are 16 registers.
 constexpr int64_t kRowsAtOnce = 6;
 
+constexpr int64_t kGemvRows = 8;
+
 // sum += codes (unsigned) * x (signed), two products an int16. As instructions, because GCC 12 gathers the
 // intrinsics of all rows before it adds them up, and has no registers for that.
 [[gnu::always_inline]] inline void add_pairs(__m256i& sum, __m256i codes, __m256i x) {
@@ -107,6 +109,7 @@ void gemv(const GemvTask& t) {
 }  // namespace
 
 const Variant kAvx2 = {
-    "avx2", has_avx2, 1, kColumns, quantise_row256, unpack_forward256, unpack_backward256, multiply, gemv};
+    "avx2",   has_avx2, 1, kColumns, kGemvRows, quantise_row256, unpack_forward256, unpack_backward256,
+    multiply, gemv};
 
 }  // namespace sterna

@@ -9,6 +9,7 @@ namespace {
 constexpr int kGroups = 4;  // registers of 16 columns in a panel
 constexpr int64_t kColumns = 16 * kGroups;
 constexpr int64_t kRowsAtOnce = 6;  // 6 x 4 sums, 4 codes and an activation of the 32 registers
+constexpr int64_t kGemvRows = 8;
 
 template <int kRows>
 [[gnu::always_inline]] inline void multiply_rows(const MultiplyTask& t, int64_t first) {
@@ -57,7 +58,7 @@ void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {
 
 }  // namespace
 
-const Variant kAvx512Vnni = {"avx512vnni",   has_avx512vnni,  1,        kColumns, quantise_row512,
+const Variant kAvx512Vnni = {"avx512vnni",   has_avx512vnni,  1,        kColumns, kGemvRows, quantise_row512,
                              unpack_forward, unpack_backward, multiply, gemv512};
 
 }  // namespace sterna

@@ -18,6 +18,8 @@ namespace {
 // Rows that share each load of a panel: 6 x 2 sums, 2 codes and an activation are 15 of the 16 registers.
 constexpr int64_t kRowsAtOnce = 6;
 
+constexpr int64_t kGemvRows = 8;
+
 // sum += codes (unsigned) * x (signed), four products an int32. As an instruction, see avx512.h.
 [[gnu::always_inline]] inline void dot(__m256i& sum, __m256i codes, __m256i x) {
   __asm__(STERNA_DOT " %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(x));
@@ -98,6 +100,7 @@ bool runs_here() { return has_avxvnni(); }
 }  // namespace
 
 const Variant STERNA_AVXVNNI_VARIANT = {
-    kName, runs_here, 1, kColumns, quantise_row256, unpack_forward256, unpack_backward256, multiply, gemv};
+    kName,    runs_here, 1, kColumns, kGemvRows, quantise_row256, unpack_forward256, unpack_backward256,
+    multiply, gemv};
 
 }  // namespace sterna

@@ -14,7 +14,6 @@ constexpr float kActivationFloor = 1e-5f;        // BitNet b1.58
 constexpr float kGradientFloor = 0x1p-100f;      // keeps 127 * 256 / floor finite, floor / (127 * 256) normal
 constexpr int64_t kActivationBytes = 512 << 10;  // quantised rows that stay in a 1 MiB L2 beside a panel
 constexpr int64_t kGemvBlocks = 4;               // rows of blocks a thread takes at once
-constexpr int64_t kGemvRows = 4;                 // up to so many rows, unpacking costs more than it saves
 constexpr int64_t kQuantiseRows = 8;
 constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this many multiplications
 
@@ -135,7 +134,7 @@ void multiply_few(const Variant& v, const Weights& w, const Activations& a, int6
 
 void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, float* y) {
   if (rows == 0) return;
-  if (rows <= kGemvRows) {
+  if (rows <= v.gemv_rows) {
     const auto a = quantise(v, 1, x, rows, w.k, nullptr, kActivationFloor, 1, w.scale);
     multiply_few(v, w, a, rows, y);
   } else {

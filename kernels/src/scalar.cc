@@ -7,6 +7,7 @@ namespace sterna {
 namespace {
 
 constexpr int64_t kColumns = 16;
+constexpr int64_t kGemvRows = 4;
 
 bool runs_here() { return true; }
 
@@ -93,7 +94,7 @@ void gemv(const GemvTask& t) {
 
 }  // namespace
 
-const Variant kScalar = {"scalar",       runs_here,       1,        kColumns, quantise_row,
+const Variant kScalar = {"scalar",       runs_here,       1,        kColumns, kGemvRows, quantise_row,
                          unpack_forward, unpack_backward, multiply, gemv};
 
 }  // namespace sterna

@@ -63,6 +63,7 @@ struct Variant {
   bool (*runs_here)();
   int64_t tile_rows;
   int64_t panel_columns;  // 16, 32 or 64
+  int64_t gemv_rows;      // up to so many rows of x, gemv for each of them is faster than unpacking
   void (*quantise_row)(const QuantiseTask&);
   // The panel of columns c0 .. c0 + panel_columns - 1 of y = x W^T (c counts n) or dx = g W (c counts k).
   // Columns beyond the matrix and, backward, rows from n_blocks * 16 up to a multiple of 64 are filled with

@@ -54,7 +54,7 @@ def test_every_number_of_rows_of_the_input(variant, rng, m):
     assert_all_products_equal_the_reference(normal(rng, m, 150), normal(rng, m, 40), w)
 
 
-@pytest.mark.parametrize("m", [1, 4, 5, 40])
+@pytest.mark.parametrize("m", [1, 8, 9, 40])
 @pytest.mark.parametrize("n", [1, 16, 31, 64, 100])
 def test_each_row_of_the_matrix_may_have_its_scale(variant, rng, n, m):
     w = TernaryMatrix.from_codes(ternary(rng, n, 90), 0.5, row_scales=normal(rng, n))
