@@ -24,7 +24,7 @@ from sterna_protocol.round.effects import (
     StoreCertificate,
     Train,
 )
-from sterna_protocol.round.evidence import Held, Place, hold, place_of, verify_held
+from sterna_protocol.round.evidence import Held, Place, hold, make_evidence, place_of, verify_held
 from sterna_protocol.round.heads import (
     Frames,
     Heads,
@@ -35,6 +35,7 @@ from sterna_protocol.round.heads import (
 )
 from sterna_protocol.round.open_round import OpenRound
 from sterna_protocol.round.phases import Phase, vote_seconds
+from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.recovery import Recovered, recover
 from sterna_protocol.round.setting import Setting
 from sterna_protocol.round.status import Status
@@ -83,7 +84,7 @@ class Node:
         certificates: the chain on disk, ascending without gaps.
         own_frames: the frames that StoreOwn effects wrote for the open round and the ``max_staleness``
             rounds before it, any order.
-        evidence: what StoreEvidence effects wrote for the open round.
+        evidence: what StoreEvidence effects wrote.
         verify: ``signing.verify``, or an equal function that remembers answers.
         decode: ``decode_frame``, or an equal function that remembers answers.
 
@@ -115,6 +116,7 @@ class Node:
         self._ready_adapter = genesis_adapter
         self._fetching_adapter: bytes | None = None
         self._training: int | None = None
+        self._closed: Pool | None = None
         self._peers: frozenset[bytes] = frozenset()
         self._trainers: set[bytes] = set()
         self._early: dict[Place, bytes] = {}
@@ -313,6 +315,8 @@ class Node:
             self._open.admit_evidence(item)
             self._open.add_evidence(item)
             return []
+        if item.round_ == self.round_ - 1:
+            return self._take_late(item, frame)
         if item.round_ > self.round_:
             return self._take_early(now, item, frame, sender)
         held = self._open.admit(item, frame)
@@ -350,6 +354,22 @@ class Node:
             return self._catch_up(now, sender)
         except Untimely:
             return []
+
+    def _take_late(self, message: Signed, frame: bytes) -> list[Effect]:
+        """A message of the round just closed is of use only as half of a proof against a member."""
+        check_envelope(self._swarm, message)
+        first = None if self._closed is None else self._closed.at(place_of(message))
+        # [IGNORE] It contradicts what its author said in the same place
+        if first is None or first.id == message.id:
+            raise Untimely(f"message for round {message.round_}, round {self.round_} is open")
+        # [IGNORE] The author is a member, and nothing is proven against it yet
+        if message.author not in self.committee or message.author in self._open.pool.proofs():
+            raise Untimely("nobody who is in office is proven two-faced by this")
+        held = hold(message, frame)
+        # [REJECT] The author signed it
+        verify_held(held, self._verify)
+        self._open.add_evidence(make_evidence(first, held))
+        return []
 
     def _catch_up(self, now: float, sender: bytes | None) -> list[Effect]:
         """Ask a peer that is ahead for certificates, not more often than once in a vote's time."""
@@ -443,7 +463,11 @@ class Node:
         if self._open.deliberation.has_merged(decision.adapter) or decision.adapter == self._ready_adapter:
             self._ready_adapter = decision.adapter
         self._chain.append(certificate)
+        self._closed = self._open.pool
+        proofs = self._closed.proofs()
         self._open = self._open_round(now, None)
+        for author in sorted(proofs.keys() & set(self._open.setting.members)):
+            self._open.add_evidence(proofs[author], is_stored=True)
         self._asked = {}
         early, self._early = self._early, {}
         for frame in early.values():

@@ -47,8 +47,8 @@ class Behaviour:
 
     def spread(
         self, rng: random.Random, key: SigningKey, frame: bytes, others: int, choices: Iterable[bytes]
-    ) -> Iterator[bytes | None]:
-        """What each of the others is shown, None: nothing. ``choices``: ids that could be voted for."""
+    ) -> Iterator[list[bytes]]:
+        """What each of the others is shown. ``choices``: ids that could be voted for."""
         faces = [frame]
         item = decode_frame(frame)
         if isinstance(item, Signed) and item.author == key.peer and item.kind in self.two_faced:
@@ -57,7 +57,8 @@ class Behaviour:
                 for body in other_bodies(decode_body(item), choices)
             ]
         for _ in range(others):
-            yield rng.choice(faces) if rng.random() < self.share else None
+            shown = 2 if len(faces) > 1 and rng.random() < 0.2 else 1
+            yield rng.sample(faces, shown) if rng.random() < self.share else []
 
     def serves_to(self, number: int) -> bool:
         """Whether the peer of this number gets its blobs."""

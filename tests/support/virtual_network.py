@@ -459,8 +459,8 @@ class VirtualNetwork:
             self._note_choice(message)
         choices = sorted(self._choices.get(message.round_, ())) if isinstance(message, Signed) else []
         shown = peer.behaviour.spread(self.random, peer.key, frame, len(others), choices)
-        for other, face in zip(others, shown, strict=True):
-            if face is not None:
+        for other, faces in zip(others, shown, strict=True):
+            for face in faces:
                 self.send(peer, other, face)
 
     def _note_choice(self, message: Signed) -> None:
@@ -531,6 +531,8 @@ class VirtualNetwork:
         if decided != certificate.id:
             raise InvariantBroken(f"two certificates for round {certificate.round_}")
         decision = certificate.decision
+        if any(self.by_id[author].is_honest for author in decision.excluded if author in self.by_id):
+            raise InvariantBroken(f"round {certificate.round_} excludes an honest peer")
         before = GENESIS_ADAPTER
         if certificate.round_ > 1:
             before = peer.disk.certificates[-1].decision.adapter

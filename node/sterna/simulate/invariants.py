@@ -139,8 +139,9 @@ class Invariants:
 
     def _committee_after(self, decision: Decision) -> tuple[bytes, ...]:
         members = {entry.author: None for entry in decision.entries} | dict.fromkeys(decision.attesters)
-        if len(members) < MIN_COMMITTEE:
+        if len(set(members) - set(decision.excluded)) < MIN_COMMITTEE:
             members |= dict.fromkeys(self.charter.founders)
+        members = dict.fromkeys(sorted(set(members) - set(decision.excluded)) or self.charter.founders)
         start = b"sterna/sortition/1\0" + decision.id
         drawn = sorted(members, key=lambda member: hashlib.sha256(start + member).digest())
         return tuple(sorted(drawn[:MAX_COMMITTEE]))
@@ -170,6 +171,11 @@ class Invariants:
                 self.broken(
                     f"round {round_} merges a delta that its author {entry.author.hex()[:8]} never sent"
                 )
+        for author in decision.excluded:
+            if self.is_honest(author):
+                self.broken(f"round {round_} excludes the honest {author.hex()[:8]}")
+        if before is not None and not set(before.excluded) <= set(decision.excluded):
+            self.broken(f"round {round_} takes back an exclusion")
         for attester in decision.attesters:
             if self.is_honest(attester) and (round_, attester) not in self._attested:
                 self.broken(f"round {round_} names {attester.hex()[:8]}, who attested nothing")

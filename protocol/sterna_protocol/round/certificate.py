@@ -32,6 +32,7 @@ def check_decision(
     round_: int,
     previous: bytes,
     previous_adapter: bytes | None,
+    previous_excluded: tuple[bytes, ...],
     members: tuple[bytes, ...],
 ) -> None:
     """Return if ``decision`` is well formed for this place in the chain, whatever slate it names.
@@ -64,6 +65,13 @@ def check_decision(
     needed = quorum(charter, len(members))
     if len(decision.attesters) < needed:
         raise MalformedMessage(f"{len(decision.attesters)} attesters, a quorum is {needed}")
+    # [REJECT] Who was excluded stays so, and only members are added
+    new = set(decision.excluded) - set(previous_excluded)
+    if not set(previous_excluded) <= set(decision.excluded) or not new <= set(members):
+        raise MalformedMessage("the excluded are not those before and members of this round")
+    # [REJECT] No delta is of an excluded author
+    if any(entry.author in decision.excluded for entry in decision.entries):
+        raise MalformedMessage("a delta of an excluded author in the slate")
     # [REJECT] A void round leaves the adapter as it was
     if decision.is_void and previous_adapter is not None and decision.adapter != previous_adapter:
         raise MalformedMessage("a void decision changes the adapter")
@@ -95,6 +103,7 @@ def verify_certificate(
         round_=1 if previous is None else previous.round_ + 1,
         previous=previous_id(charter, previous),
         previous_adapter=genesis_adapter if previous is None else previous.decision.adapter,
+        previous_excluded=() if previous is None else previous.decision.excluded,
         members=members,
     )
     # [REJECT] Every signer is a member, and they are a quorum

@@ -60,6 +60,9 @@ def check_signed(
         raise MalformedMessage(
             f"{message.author.hex()[:8]} is not in the committee of round {setting.round_}"
         )
+    # [IGNORE] The author is not excluded
+    if message.author in setting.excluded and message.author not in setting.members:
+        raise Untimely(f"{message.author.hex()[:8]} is excluded")
     # [REJECT] Only the proposer of the attempt proposes
     if message.kind == Kind.PROPOSAL and message.author != setting.proposer(message.attempt):
         raise MalformedMessage(f"{message.author.hex()[:8]} is not the proposer of {message.attempt}")
@@ -110,6 +113,7 @@ def check_body(setting: Setting, held: Held, adapter_before: AdapterBefore) -> N
             round_=setting.round_,
             previous=setting.previous,
             previous_adapter=setting.adapter,
+            previous_excluded=setting.excluded,
             members=setting.members,
         )
 
@@ -123,9 +127,16 @@ def check_evidence(setting: Setting, pool: Pool, evidence: Evidence, *, pinned: 
     """
     check_envelope(setting.swarm, evidence)
     place = place_of(evidence)
-    # [IGNORE] The evidence is about the open round
-    if place.round_ != setting.round_:
+    # [IGNORE] The evidence is about the open round, or about a member and an earlier one
+    if place.round_ > setting.round_:
         raise Untimely(f"evidence of round {place.round_}, round {setting.round_} is open")
+    if place.round_ < setting.round_:
+        # [IGNORE] The author is a member and not proven two-faced by other evidence of an earlier round
+        if place.author not in setting.members or pool.proof_of(place.author) is not None:
+            raise Untimely(f"evidence of round {place.round_} about {place.author.hex()[:8]}, of no use")
+        # [REJECT] The author signed both
+        evidence.verify()
+        return
     # [IGNORE] The place is not yet proven two-faced
     if pool.is_conflicted(place):
         raise Untimely("already proven two-faced")

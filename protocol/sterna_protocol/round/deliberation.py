@@ -10,7 +10,7 @@ from sterna_protocol.round.effects import Effect, FetchDelta, Merge
 from sterna_protocol.round.evidence import Held
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.setting import Setting
-from sterna_protocol.round.slate import choose_entries, is_seen, match_entries, slate_id
+from sterna_protocol.round.slate import choose_entries, choose_excluded, is_seen, match_entries, slate_id
 from sterna_protocol.wire.messages import Announcement, Decision, SlateEntry
 
 MAX_DECISIONS = 128
@@ -32,6 +32,7 @@ class Draft:
     attempt: int
     entries: tuple[SlateEntry, ...]
     attesters: tuple[bytes, ...]
+    excluded: tuple[bytes, ...]
     slate: bytes
 
 
@@ -127,7 +128,8 @@ class Deliberation:
         recomputed = self._recompute(choice, decision)
         if recomputed is Verdict.NO or prevoted:
             return recomputed
-        seen = is_seen(self._setting.charter, self._pool, self._setting.quorum, decision)
+        setting = self._setting
+        seen = is_seen(setting.charter, self._pool, setting.quorum, decision, setting.excluded)
         return recomputed if seen is Verdict.YES else seen
 
     def draft(self, attempt: int) -> Decision | None:
@@ -140,10 +142,12 @@ class Deliberation:
             attesters = pool.honest_looking_attesters()
             if len(attesters) < setting.quorum:
                 attesters = pool.attesters()
-            entries = choose_entries(setting.charter, pool, setting.quorum)
+            excluded = choose_excluded(pool, setting.excluded)
+            entries = choose_entries(setting.charter, pool, setting.quorum, excluded)
             if entries is None or len(attesters) < setting.quorum:
                 return None
-            self._draft = Draft(attempt, entries, tuple(sorted(attesters)), self._slate_id(entries))
+            slate = self._slate_id(entries)
+            self._draft = Draft(attempt, entries, tuple(sorted(attesters)), excluded, slate)
         draft = self._draft
         adapter: bytes | None = setting.adapter
         if draft.entries:
@@ -157,6 +161,7 @@ class Deliberation:
             entries=draft.entries,
             attesters=draft.attesters,
             adapter=adapter,
+            excluded=draft.excluded,
         )
 
     def _recompute(self, choice: bytes, decision: Decision) -> Verdict:

@@ -32,6 +32,11 @@ class Place:
         )
 
 
+def proof_id(author: bytes) -> bytes:
+    """Stands for a proof against ``author`` out of an earlier round, the same whichever it is."""
+    return sha256(b"sterna/proof/1", author)
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """A signed message with what was computed from it."""

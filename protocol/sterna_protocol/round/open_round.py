@@ -145,6 +145,9 @@ class OpenRound:
         if not is_stored:
             self._out += [StoreEvidence(evidence), Broadcast(evidence.frame())]
         place = place_of(evidence)
+        if place.round_ < self.setting.round_:
+            self.pool.add_proof(evidence)
+            return
         self._forget(self.pool.add_conflict(place, evidence, self._consensus.pinned))
         if place.kind == Kind.PREVOTE:
             self._consensus.add_two_faced(place.attempt, place.author)
@@ -278,6 +281,7 @@ class OpenRound:
             if self.deliberation.blobs.get(name) is Blob.GOOD
             and name in self.pool.announcements
             and not self.pool.is_conflicted(self.pool.announcements[name].place)
+            and not self.pool.is_by(name, self.pool.proofs())
         ]
         self._send(0, Attestation(accepted=tuple(sorted(accepted)[:MAX_ANNOUNCEMENTS])))
 

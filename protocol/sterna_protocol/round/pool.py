@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sterna_protocol.round.evidence import Held, Place, make_evidence
+from collections.abc import Collection
+
+from sterna_protocol.round.evidence import Held, Place, make_evidence, proof_id
 from sterna_protocol.wire.ids import sha256
 from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS, MAX_COMMITTEE
 from sterna_protocol.wire.messages import Announcement, Attestation, Commitment, Evidence, Kind
@@ -33,6 +35,7 @@ class Pool:
         self._members = frozenset(members)
         self._places: dict[Place, Held] = {}
         self._conflicts: dict[Place, Evidence] = {}
+        self._proofs: dict[bytes, Evidence] = {}
         self._frames: dict[bytes, bytes] = {}
         self._known: set[bytes] = set()
         self._set: set[bytes] = set()
@@ -98,6 +101,22 @@ class Pool:
             self._two_faced.add(place.author)
             self._attested.clear()
         return self._make_room(place, pinned)
+
+    def add_proof(self, evidence: Evidence) -> None:
+        """Keep evidence of an earlier round against a member."""
+        self._digest = None
+        self._proofs[evidence.author] = evidence
+        self._set.add(proof_id(evidence.author))
+        self._keep(proof_id(evidence.author), evidence.frame())
+
+    def proof_of(self, author: bytes) -> Evidence | None:
+        """Evidence of an earlier round against ``author``."""
+        return self._proofs.get(author)
+
+    def proofs(self) -> dict[bytes, Evidence]:
+        """One evidence, of this round or an earlier one, against each member proven two-faced."""
+        found = {evidence.author: evidence for evidence in self._conflicts.values()} | self._proofs
+        return {author: evidence for author, evidence in found.items() if author in self._members}
 
     def _keep(self, name: bytes, frame: bytes) -> None:
         self._frames[name] = frame
@@ -185,6 +204,14 @@ class Pool:
             )
         return list(self._attested[quorum])
 
-    def surely_attested(self, quorum: int) -> int:
-        """How many announcements have a quorum even if no two-faced attester counts."""
-        return sum(len(found - self._two_faced) >= quorum for found in self._supporters.values())
+    def is_by(self, name: bytes, authors: Collection[bytes]) -> bool:
+        """Whether an announcement is known to be by one of ``authors``."""
+        held = self.announcements.get(name)
+        return held is not None and held.message.author in authors
+
+    def surely_attested(self, quorum: int, excluded: Collection[bytes]) -> int:
+        """How many announcements have a quorum, without those of ``excluded`` and two-faced attesters."""
+        return sum(
+            len(found - self._two_faced) >= quorum and not self.is_by(name, excluded)
+            for name, found in self._supporters.items()
+        )

@@ -12,14 +12,15 @@ from sterna_protocol.swarm.committee import blocking, proposers, quorum
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``previous`` is the id of the decision before, ``adapter`` the digest it certified, ``order`` the
-    members in the order in which they propose."""
+    """``previous`` is the id of the decision before, ``adapter`` and ``excluded`` what it named; ``order`` is
+    the members in the order in which they propose."""
 
     charter: Charter
     swarm: bytes
     round_: int
     previous: bytes
     adapter: bytes
+    excluded: tuple[bytes, ...]
     members: tuple[bytes, ...]
     order: tuple[bytes, ...]
     quorum: int
@@ -35,6 +36,7 @@ class Setting:
             round_=chain.round_,
             previous=chain.head_id,
             adapter=chain.head_adapter,
+            excluded=() if chain.head is None else chain.head.decision.excluded,
             members=members,
             order=proposers(members, chain.head_id),
             quorum=quorum(charter, len(members)),

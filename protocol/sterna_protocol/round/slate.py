@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sterna_protocol.round.consensus import Verdict
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire.ids import sha256
+from sterna_protocol.wire.limits import MAX_EXCLUDED
 from sterna_protocol.wire.messages import Announcement, Decision, SlateEntry
 
 
@@ -19,9 +22,11 @@ def slate_id(round_: int, previous_adapter: bytes, entries: tuple[SlateEntry, ..
     )
 
 
-def choose_entries(charter: Charter, pool: Pool, quorum: int) -> tuple[SlateEntry, ...] | None:
+def choose_entries(
+    charter: Charter, pool: Pool, quorum: int, excluded: Collection[bytes] = ()
+) -> tuple[SlateEntry, ...] | None:
     """The entries of the largest slate that can be justified now; empty: void; None: too little is known."""
-    attested = pool.attested(quorum)
+    attested = [name for name in pool.attested(quorum) if not pool.is_by(name, excluded)]
     if len(attested) < charter.limits.min_deltas:
         return ()
     entries: dict[bytes, SlateEntry] = {}
@@ -43,19 +48,33 @@ def choose_entries(charter: Charter, pool: Pool, quorum: int) -> tuple[SlateEntr
     return tuple(entries[author] for author in sorted(entries))
 
 
-def is_seen(charter: Charter, pool: Pool, quorum: int, decision: Decision) -> Verdict:
-    """Whether the attestations held justify ``decision``; what is missing may still come."""
+def is_seen(
+    charter: Charter, pool: Pool, quorum: int, decision: Decision, excluded: Collection[bytes] = ()
+) -> Verdict:
+    """Whether attestations and proofs held justify ``decision``; what is missing may still come.
+
+    ``excluded``: who was excluded before.
+    """
     if decision.is_void:
         # [REJECT] Void only while fewer than min_deltas deltas surely have a quorum
-        if pool.surely_attested(quorum) >= charter.limits.min_deltas:
+        if pool.surely_attested(quorum, decision.excluded) >= charter.limits.min_deltas:
             return Verdict.NO
     # Every entry has a quorum of attestations
     elif any(len(pool.supporters(entry.announcement)) < quorum for entry in decision.entries):
+        return Verdict.WAIT
+    # Every member newly excluded is proven two-faced
+    if not set(decision.excluded) <= set(excluded) | set(pool.proofs()):
         return Verdict.WAIT
     # Every attester named did attest
     if not set(decision.attesters) <= pool.attesters():
         return Verdict.WAIT
     return Verdict.YES
+
+
+def choose_excluded(pool: Pool, excluded: Collection[bytes]) -> tuple[bytes, ...]:
+    """Who was excluded before, and the members proven two-faced, as many as a decision can name."""
+    new = sorted(set(pool.proofs()) - set(excluded))
+    return tuple(sorted([*excluded, *new[: MAX_EXCLUDED - len(excluded)]]))
 
 
 def match_entries(pool: Pool, decision: Decision) -> Verdict:

@@ -36,6 +36,7 @@ class Status:
     attempt: int
     step: Step
     committee: tuple[bytes, ...]
+    excluded: tuple[bytes, ...]
     is_member: bool
     head: bytes
     adapter: bytes
@@ -72,6 +73,7 @@ class Status:
             attempt=max(0, open_round.attempt),
             step=open_round.step,
             committee=setting.members,
+            excluded=setting.excluded,
             is_member=me in setting.members,
             head=setting.previous,
             adapter=setting.adapter,

@@ -14,15 +14,19 @@ MIN_COMMITTEE = 4
 def committee(charter: Charter, certificate: Certificate | None) -> tuple[bytes, ...]:
     """Members of the round after ``certificate``, ascending; None stands for the state before round 1.
 
-    They are the authors and attesters of its slate, plus the founders while there are fewer than four; of
-    more than 32, those with the lowest hashes of (certificate, member) remain.
+    They are the authors and attesters of its slate, plus the founders while there are fewer than four. Those
+    it excludes are left out, unless nobody would remain; of more than 32, those with the lowest hashes of
+    (certificate, member) remain.
     """
     if certificate is None:
         return charter.founders
     decision = certificate.decision
-    members = {entry.author for entry in decision.entries} | set(decision.attesters)
+    excluded = set(decision.excluded)
+    members = ({entry.author for entry in decision.entries} | set(decision.attesters)) - excluded
     if len(members) < MIN_COMMITTEE:
-        members |= set(charter.founders)
+        members |= set(charter.founders) - excluded
+    if not members:
+        members = set(charter.founders)
     drawn = sorted(members, key=lambda member: sha256(b"sterna/sortition/1", certificate.id, member))
     return tuple(sorted(drawn[:MAX_COMMITTEE]))
 

@@ -16,6 +16,9 @@ MAX_CHARTER_BYTES = 16 * 1024
 MAX_COMMITTEE = 32
 """Members who decide a round: 32 signatures keep a certificate under one gossip frame."""
 
+MAX_EXCLUDED = 64
+"""Proven equivocators whom a decision names: two committees of them, 2.2 KiB of a certificate's 14."""
+
 MAX_SLATE = 64
 """Deltas in one slate: 64 entries of about 105 bytes and 32 attesters and signatures fill 12 KiB of 16."""
 

@@ -21,6 +21,7 @@ from sterna_protocol.wire.ids import ID_BYTES, Attempt, Digest, PeerKey, Round, 
 from sterna_protocol.wire.limits import (
     MAX_ANNOUNCEMENTS,
     MAX_COMMITTEE,
+    MAX_EXCLUDED,
     MAX_FRAME_BYTES,
     MAX_SLATE,
 )
@@ -94,7 +95,8 @@ class SlateEntry(Record):
 class Decision(Record):
     """What a round ends with: the slate, who attested it, and the adapter that its merge gives.
 
-    An empty slate is a void round: the adapter stays what it was.
+    An empty slate is a void round: the adapter stays what it was. ``excluded`` are the peers that were proven
+    two-faced in this round or before: they take no part any more.
     """
 
     round_: Round
@@ -102,10 +104,12 @@ class Decision(Record):
     entries: Annotated[tuple[SlateEntry, ...], Field(max_length=MAX_SLATE)]
     attesters: Annotated[tuple[PeerKey, ...], Field(max_length=MAX_COMMITTEE)]
     adapter: Digest
+    excluded: Annotated[tuple[PeerKey, ...], Field(max_length=MAX_EXCLUDED)] = ()
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         _require_ascending(self, tuple(entry.author for entry in self.entries))
+        _require_ascending(self, self.excluded)
         return _require_ascending(self, self.attesters)
 
     @cached_property

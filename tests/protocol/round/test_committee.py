@@ -52,6 +52,22 @@ def test_a_committee_of_four_needs_no_founders():
     assert not set(FOUNDERS) & set(committee(CHARTER, certificate([1, 2], [3, 4])))
 
 
+def test_the_excluded_are_left_out_of_members_and_founders():
+    made = certificate([1, 2], [3, 4, 5])
+    decision = made.decision.model_copy(update={"excluded": (member(2), FOUNDERS[0])})
+    found = committee(CHARTER, made.model_copy(update={"decision": decision}))
+    assert found == tuple(member(n) for n in (1, 3, 4, 5))
+    decision = decision.model_copy(update={"entries": (), "attesters": (member(2),)})
+    found = committee(CHARTER, made.model_copy(update={"decision": decision}))
+    assert found == FOUNDERS[1:]
+
+
+def test_if_everybody_were_excluded_the_founders_go_on():
+    made = certificate([], [1])
+    decision = made.decision.model_copy(update={"excluded": tuple(sorted((member(1), *FOUNDERS)))})
+    assert committee(CHARTER, made.model_copy(update={"decision": decision})) == FOUNDERS
+
+
 def test_a_void_round_leaves_its_attesters():
     assert committee(CHARTER, certificate([], [1, 2, 3, 4])) == tuple(member(n) for n in (1, 2, 3, 4))
 

@@ -43,6 +43,7 @@ from sterna_protocol.wire.messages import (
     Certificate,
     Commitment,
     Decision,
+    Evidence,
     Kind,
     Precommit,
     Prevote,
@@ -200,6 +201,18 @@ REFUSED = {
                 decision=decision(attesters=tuple(sorted((*CHARTER.founders[:2], key_of(STRANGER).peer)))),
                 valid_attempt=0,
             ),
+        ).frame(),
+        MalformedMessage,
+    ),
+    "a proposal that excludes a stranger": (
+        signed(
+            PROPOSER, Proposal(decision=decision(excluded=(key_of(STRANGER).peer,)), valid_attempt=0)
+        ).frame(),
+        MalformedMessage,
+    ),
+    "a proposal with a delta of whom it excludes": (
+        signed(
+            PROPOSER, Proposal(decision=decision(1, 2, excluded=(key_of(2).peer,)), valid_attempt=0)
         ).frame(),
         MalformedMessage,
     ),
@@ -713,6 +726,70 @@ def test_heads_agree_about_a_two_faced_author_whichever_messages_were_seen():
     assert one.heads() == other.heads()
     with pytest.raises(Untimely):
         one.receive(2.0, signed(1, bodies[2]).frame(), None)
+
+
+def excluding(number: int) -> Certificate:
+    return certificate(decision(excluded=(key_of(number).peer,)))
+
+
+def test_an_excluded_peer_takes_no_part_any_more():
+    made = node()
+    made.receive(1.0, excluding(1).frame(), None)
+    assert made.status().excluded == (key_of(1).peer,)
+    assert key_of(1).peer not in made.committee
+    with pytest.raises(Untimely):
+        made.receive(2.0, signed(1, announcement(1), round_=2).frame(), None)
+    with pytest.raises(MalformedMessage):
+        made.receive(2.0, signed(1, Prevote(choice=b""), round_=2).frame(), None)
+
+
+def test_a_decision_that_forgets_who_was_excluded_is_refused():
+    made = node()
+    first = excluding(1)
+    made.receive(1.0, first.frame(), None)
+    with pytest.raises(MalformedMessage):
+        made.receive(2.0, certificate(decision(round_=2, previous=first.id)).frame(), None)
+
+
+def proof_against(number: int, *faces: int) -> Evidence:
+    made = node()
+    for face in faces:
+        effects = made.receive(1.0, signed(number, Prevote(choice=digest(face))).frame(), None)
+    return of_type(effects, StoreEvidence)[0].evidence
+
+
+def test_a_proof_against_a_member_counts_in_later_rounds_whichever_it_is():
+    nodes = [node(), node()]
+    for made, faces in zip(nodes, ((1, 2), (3, 4)), strict=True):
+        made.receive(1.0, certificate(decision(1, 2)).frame(), None)
+        made.receive(2.0, proof_against(2, *faces).frame(), None)
+        with pytest.raises(Untimely):
+            made.receive(3.0, proof_against(2, 5, 6).frame(), None)
+    assert nodes[0].heads() == nodes[1].heads()
+
+
+def test_two_faces_of_a_vote_are_proof_even_if_the_round_closed_in_between():
+    made = node()
+    made.receive(1.0, signed(2, Prevote(choice=digest(1))).frame(), None)
+    made.receive(2.0, certificate(decision(1, 2)).frame(), None)
+    with pytest.raises(Untimely):
+        made.receive(3.0, signed(2, Prevote(choice=digest(1))).frame(), None)
+    with pytest.raises(BadSignature):
+        made.receive(3.0, bad_signature(signed(2, Prevote(choice=digest(2)))), None)
+    effects = made.receive(3.0, signed(2, Prevote(choice=digest(2))).frame(), None)
+    assert of_type(effects, StoreEvidence)
+    with pytest.raises(Untimely):
+        made.receive(3.0, signed(2, Prevote(choice=digest(3))).frame(), None)
+
+
+def test_a_proof_is_carried_into_the_next_round():
+    made, other = node(), node()
+    made.receive(1.0, proof_against(2, 1, 2).frame(), None)
+    for each in (made, other):
+        each.receive(2.0, certificate(decision(1, 2)).frame(), None)
+    assert made.heads() != other.heads()
+    exchange(other, made)
+    assert made.heads() == other.heads()
 
 
 def test_forged_evidence_is_refused():

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.byzantine import BYZANTINE
 from tests.support.trials import trial
-from tests.support.virtual_network import VirtualNetwork
+from tests.support.virtual_network import Peer, VirtualNetwork
 
 SEEDS = range(16)
 
@@ -25,6 +25,20 @@ def test_equal_seeds_give_equal_runs():
 def test_one_liar_of_four_does_not_stop_a_swarm(kind):
     net = VirtualNetwork(11, 4, behaviours={3: BYZANTINE[kind]})
     net.run_rounds(4, 600.0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BYZANTINE if kind.startswith("two-faced")])
+def test_a_proven_liar_is_excluded_by_all_alike_and_rounds_go_on(kind):
+    net = VirtualNetwork(12, 5, behaviours={4: BYZANTINE[kind]})
+    liar = net.peers[4].id
+    net.run(lambda net: all(excluded_by(peer) for peer in net.honest), 600.0)
+    assert [excluded_by(peer) for peer in net.honest] == [(liar,)] * 4
+    net.run_rounds(len(net.peers[0].disk.certificates) + 2, 1000.0)
+    assert all(peer.node is not None and liar not in peer.node.committee for peer in net.honest)
+
+
+def excluded_by(peer: Peer) -> tuple[bytes, ...]:
+    return peer.disk.certificates[-1].decision.excluded if peer.disk.certificates else ()
 
 
 def test_rounds_close_long_before_their_longest_time_when_everybody_delivers():
