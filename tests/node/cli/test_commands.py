@@ -12,7 +12,19 @@ from sterna.cli import EXIT_INTERNAL, run
 from sterna.cli.output import fail
 from sterna_protocol.swarm.ticket import Ticket, encode_ticket
 
-COMMANDS = ("demo", "init", "join", "resume", "status", "peers", "rounds", "pull", "verify", "chat", "simulate")
+COMMANDS = (
+    "demo",
+    "init",
+    "join",
+    "resume",
+    "status",
+    "peers",
+    "rounds",
+    "pull",
+    "verify",
+    "chat",
+    "simulate",
+)
 
 
 @pytest.fixture
