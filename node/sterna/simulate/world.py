@@ -306,18 +306,20 @@ class World:
         return certificates[-1].decision.adapter if certificates else GENESIS_ADAPTER
 
     def _transmit(self, sender: Peer, receiver: Peer, frame: bytes) -> None:
-        network = self.network
+        network, now = self.network, self.now
         for _ in range(network.copies()):
             sender.messages += 1
             sender.bytes += len(frame)
+            # A copy that comes after another one changes nothing: it counts, but nobody waits for it.
+            if network.is_relayed and receiver.accepted.get(frame, NEVER) <= now:
+                continue
             if network.is_lost():
                 continue
             delay = network.latency()
             if network.is_relayed:
-                # A copy that comes after another one changes nothing: it counts, but nobody waits for it.
-                if receiver.accepted.get(frame, NEVER) <= self.now + delay:
+                if receiver.accepted.get(frame, NEVER) <= now + delay:
                     continue
-                receiver.accepted[frame] = self.now + delay
+                receiver.accepted[frame] = now + delay
             self._later(receiver, delay, self._deliver, sender, frame)
 
     def _deliver(self, receiver: Peer, sender: Peer, frame: bytes) -> None:

@@ -1,0 +1,100 @@
+"""Whole swarms in virtual time: replay, faults of every kind, liars, and what the invariants notice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sterna.errors import ConfigError
+from sterna.simulate.attacks import ATTACKS
+from sterna.simulate.faults import Faults
+from sterna.simulate.report import Report
+from sterna.simulate.trial import Trial, run_trial
+
+BAD = Faults(loss=0.2, duplicate=0.1, partition=0.5, crash=0.1, skew=0.05)
+SEEDS = range(6)
+"""Each takes some seconds; `python -m tests.node.simulate.seeds` runs as many as are wanted."""
+
+
+def trial(seed: int, **changes: object) -> Trial:
+    settings: dict[str, object] = {"peers": 30, "rounds": 10, "trainers": 12, "byzantine": 0.3, "faults": BAD}
+    return Trial(seed=seed, **(settings | changes))  # type: ignore[arg-type]
+
+
+def require_good(report: Report) -> None:
+    assert report.is_good, (report.command, report.violations)
+    assert report.forks == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_thirty_nodes_hold_with_faults_and_liars_of_every_kind(seed):
+    report = run_trial(trial(seed))
+    require_good(report)
+    assert report.certified_rounds >= 10
+    assert report.byzantine == 8
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_two_liars_of_eight_neither_stop_nor_fork_a_swarm(attack):
+    require_good(run_trial(Trial(peers=8, rounds=4, seed=3, byzantine=0.25, attack=attack)))
+
+
+@pytest.mark.parametrize("fault", ["loss", "duplicate", "partition", "crash", "skew"])
+def test_rounds_close_in_spite_of_each_fault_alone(fault):
+    report = run_trial(Trial(peers=6, rounds=5, seed=5, faults=Faults(**{fault: 0.3})))
+    require_good(report)
+    assert report.certified_rounds >= 5
+
+
+def test_gossip_is_relayed_where_nobody_knows_everybody():
+    require_good(run_trial(Trial(peers=60, rounds=2, seed=1, trainers=6, faults=Faults(loss=0.1))))
+
+
+def test_other_seeds_are_other_runs():
+    digests = [run_trial(Trial(peers=5, rounds=2, seed=seed)).trace_digest for seed in (1, 1, 2)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_seed_is_the_same_run_under_every_hash_seed():
+    script = (
+        "from sterna.simulate.trial import *\n"
+        "print(run_trial(Trial(peers=10, rounds=4, seed=7, byzantine=0.2,"
+        " faults=Faults(loss=0.2, duplicate=0.1, partition=0.5, crash=0.2, skew=0.1))).trace_digest)"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("0", "1", "4711")
+    }
+    assert len(digests) == 1
+
+
+def test_a_swarm_of_liars_is_noticed():
+    report = run_trial(Trial(peers=6, rounds=3, seed=1, byzantine=0.7, attack="silent"))
+    assert report.beyond_tolerance == 1
+    assert any("no progress" in violation for violation in report.violations)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"peers": 3}, {"rounds": 0}, {"seed": -1}, {"attack": "rude"}, {"rule": "best"}, {"byzantine": 1.0}],
+)
+def test_a_trial_says_what_to_give_instead_of_a_bad_value(changes):
+    settings = {"peers": 8, "rounds": 2, "seed": 1} | changes
+    with pytest.raises(ConfigError, match=f"--{next(iter(changes))}"):
+        Trial(**settings)
+
+
+@pytest.mark.parametrize("fault", ["loss", "duplicate", "partition", "crash", "skew", "latency"])
+def test_faults_out_of_range_are_refused(fault):
+    with pytest.raises(ConfigError, match=f"--{fault}"):
+        Faults(**{fault: -0.1})
