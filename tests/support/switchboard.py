@@ -67,6 +67,7 @@ class Switchboard:
         self.journals: dict[bytes, MemoryJournal] = {}
         self.published: list[tuple[bytes, bytes, dict[tuple[int, int, int], bytes]]] = []
         self.penalties: list[tuple[bytes, int]] = []
+        self.responses: list[tuple[int, bytes]] = []
 
     def plug_in(self, peer: bytes, driver: Driver, journal: MemoryJournal) -> None:
         self.drivers[peer] = driver
@@ -105,7 +106,7 @@ class Line:
         return self._board.drivers[peer].node.answer(self._peer, data)
 
     async def respond(self, request_id: int, data: bytes) -> None:
-        raise NotImplementedError
+        self._board.responses.append((request_id, data))
 
     async def fetch(self, digest: bytes, size: int, peers: Sequence[bytes], *, timeout: float) -> Path:
         for journal in self._board.journals.values():

@@ -82,6 +82,14 @@ class Activity:
         self.step, self.steps, self.loss = step, steps, loss
 
 
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """An answer on the sync stream, in its place among the effects."""
+
+    request_id: int
+    response: bytes
+
+
 class Driver:
     """Runs one ``Node`` until cancelled.
 
@@ -118,7 +126,7 @@ class Driver:
         self._clock = clock
         self._rng = rng
         self._until_round = until_round
-        self._queue: asyncio.Queue[Effect] = asyncio.Queue()
+        self._queue: asyncio.Queue[Effect | Respond] = asyncio.Queue()
         self._woken = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._training: asyncio.Task[None] | None = None
@@ -143,13 +151,13 @@ class Driver:
         await self._receive(sender, lambda: self.node.receive(self._clock(), frame, sender))
 
     async def answer(self, peer: bytes, request_id: int, data: bytes) -> None:
-        """Answer one sync request."""
+        """Answer one sync request, behind what is being stored: the answer may hold what we just signed."""
         try:
             response = self.node.answer(peer, data)
         except RemoteProtocolError as broken:
             await self.penalise(peer, str(broken))
             return
-        await self._network.respond(request_id, response)
+        self._queue.put_nowait(Respond(request_id, response))
 
     def peers_changed(self, peers: frozenset[bytes]) -> None:
         """Take the set of peers that are connected now."""
@@ -202,8 +210,10 @@ class Driver:
             await self._perform(effect)
             self.changed()
 
-    async def _perform(self, effect: Effect) -> None:
+    async def _perform(self, effect: Effect | Respond) -> None:
         match effect:
+            case Respond(request_id, response):
+                await self._network.respond(request_id, response)
             case StoreOwn(round_, attempt, kind, frame):
                 await self._journal.put_own(round_, attempt, kind, frame)
             case StoreCertificate(certificate):

@@ -152,6 +152,38 @@ async def test_what_a_node_signs_is_on_the_disk_before_anybody_sees_it(charter: 
     assert signed > 2 * len(PEERS)
 
 
+class SlowDisk(MemoryJournal):
+    """Its first own message takes until ``released``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+        self.waiting = asyncio.Event()
+
+    async def put_own(self, round_: int, attempt: int, kind: int, frame: bytes) -> None:
+        self.waiting.set()
+        await self.released.wait()
+        await super().put_own(round_, attempt, kind, frame)
+
+
+@pytest.mark.asyncio
+async def test_no_answer_shows_a_message_that_is_not_on_the_disk_yet(charter: Charter) -> None:
+    board = Switchboard()
+    disk = SlowDisk()
+    driver = make_driver(board, charter, 1, journal=disk)
+    async with running(board, [driver]):
+        await disk.waiting.wait()
+        await driver.answer(key(2).peer, 7, driver.node.heads())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert board.responses == []
+        disk.released.set()
+        while not board.responses:
+            await asyncio.sleep(0)
+    assert [number for number, _ in board.responses] == [7]
+    assert disk.frames
+
+
 @pytest.mark.asyncio
 async def test_a_node_that_cannot_train_says_so_and_follows(charter: Charter) -> None:
     charter = small_charter(min_deltas=2, train_milliseconds=50)
