@@ -73,6 +73,7 @@ ATTACKS = {
     "withhold-half": Attack(serves=0.5),
     "lie": Attack(merges=False),
     "stale": Attack(patience=30.0, shown=0.7),
+    "late": Attack(patience=14.0, two_faced=frozenset({Kind.PROPOSAL})),
     "replay": Attack(replays=4),
     "forge": Attack(forges=True),
     "flood": Attack(floods=4),

@@ -64,6 +64,9 @@ EFFECTS_TO_CRASH = 12
 BLACKOUT = 0.1
 """Share of crashes that take everybody along."""
 
+ONE_LIE = 0.5
+"""How often a liar tells everybody the same: a quorum can only be led astray together."""
+
 MIN_TICK = 1e-6
 STATUS_EVERY = 64
 """Events of the whole run between two looks at how much a peer holds."""
@@ -297,6 +300,8 @@ class World:
                 self._transmit(peer, other, frame)
             return
         shown = faces(attack, peer.key, frame, self._gossip, self._adapter_of(peer))
+        if self._dice.chance(ONE_LIE):
+            shown = [self._dice.pick(shown)]
         for other in others:
             if self._dice.chance(attack.shown):
                 self._transmit(peer, other, self._dice.pick(shown))

@@ -134,7 +134,8 @@ trials = [
     Trial(peers=peers, rounds=5, seed=seed, byzantine=share, attack=attack, faults=faults)
     for seed in range(1, 3)
     for peers, share, attack, faults in (
-        (8, 0.25, "forge", calm), (8, 0.25, "lie", calm), (8, 0.25, "everything", bad),
+        (8, 0.25, "forge", calm), (8, 0.25, "lie", calm), (8, 0.25, "late", calm),
+        (8, 0.25, "everything", bad),
         (8, 0.25, "equivocate-proposal", calm), (8, 0.25, "equivocate-votes", bad), (7, 0.0, "mixed", bad),
     )
 ]
