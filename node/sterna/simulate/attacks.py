@@ -234,7 +234,7 @@ def forged(
     yield Evidence(
         kind=Kind.PREVOTE,
         swarm=swarm,
-        round_=round_,
+        round_=max(1, round_ - dice.below(3)),
         attempt=0,
         author=victim,
         first_body=halves[0],
