@@ -32,7 +32,7 @@ def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         "certified": f"{now['certified_rounds']} rounds",
     }
     if training["loss"] is not None:
-        rows["loss"] = f"{training['loss']:.3f} nats per token, own held-out text"
+        rows["loss"] = f"{training['loss']:.3f} nats per token in the last training step"
     for error in now["errors"]:
         rows["trouble"] = error
     rows["ticket"] = now["ticket"]
