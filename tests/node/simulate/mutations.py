@@ -115,7 +115,10 @@ MUTATIONS = (
     ),
     Mutation("evidence is not checked", "round/checks.py", "    evidence.verify()", "    pass"),
     Mutation(
-        "nothing is sent again", "round/open_round.py", "elif now >= self._resend_at and", "elif False and"
+        "nothing is sent again",
+        "round/open_round.py",
+        "self._out += [Broadcast(held.frame) for held in self._resent()]",
+        "pass",
     ),
     Mutation(
         "anybody proposes",
