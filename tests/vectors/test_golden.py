@@ -51,8 +51,8 @@ def test_golden_frames_are_read_and_verified():
 
 def test_golden_charter_is_read_and_verified():
     case = load("charter.json")
-    charter = decode_signed_charter(bytes.fromhex(case["signed_charter"]), bytes.fromhex(case["swarm_id"]))
-    assert generate._fields(charter) == case["fields"]
+    signed = decode_signed_charter(bytes.fromhex(case["signed_charter"]), bytes.fromhex(case["swarm_id"]))
+    assert generate._fields(signed.charter) == case["fields"]
 
 
 def test_golden_tickets_are_read():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from sterna.errors import Unreachable, VerificationError
@@ -27,7 +26,7 @@ from sterna_protocol.round.heads import (
     decode_response,
     encode_sync,
 )
-from sterna_protocol.swarm.charter import Charter, SignedCharter
+from sterna_protocol.swarm.charter import Charter, SignedCharter, decode_signed_charter
 from sterna_protocol.swarm.introduction import encode_charter_request
 from sterna_protocol.swarm.ticket import Ticket
 from sterna_protocol.wire.chunks import blob_digest
@@ -38,16 +37,6 @@ T = TypeVar("T")
 
 REQUEST_SECONDS = 15.0
 FETCH_SECONDS = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """A verified adapter: the certificate that names it and the chain behind it ends here."""
-
-    signed: SignedCharter
-    adapter: Adapter
-    digest: bytes
-    certificate: Certificate | None
 
 
 class LightPeer:
@@ -75,11 +64,7 @@ class LightPeer:
         swarm = self._ticket.swarm
 
         def check(response: bytes) -> SignedCharter:
-            signed = SignedCharter.decode(response)
-            if signed.charter.swarm_id != swarm:
-                raise MalformedMessage(f"charter of swarm {short(signed.charter.swarm_id)}")
-            signed.verify()
-            return signed
+            return decode_signed_charter(response, swarm)
 
         return await self._first_correct(encode_charter_request(swarm), check, "the charter")
 

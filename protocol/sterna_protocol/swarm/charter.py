@@ -204,8 +204,8 @@ def sign_charter(charter: Charter, keys: tuple[signing.SigningKey, ...]) -> Sign
     )
 
 
-def decode_signed_charter(data: bytes, swarm_id: bytes) -> Charter:
-    """The charter of the swarm ``swarm_id``, from bytes that anybody may have sent.
+def decode_signed_charter(data: bytes, swarm_id: bytes) -> SignedCharter:
+    """The signed charter of the swarm ``swarm_id``, from bytes that anybody may have sent.
 
     Raises:
         MalformedMessage: not a signed charter, or another swarm's.
@@ -217,7 +217,7 @@ def decode_signed_charter(data: bytes, swarm_id: bytes) -> Charter:
             f"charter of swarm {signed.charter.swarm_id.hex()[:8]}, expected {swarm_id.hex()[:8]}"
         )
     signed.verify()
-    return signed.charter
+    return signed
 
 
 def _preimage(charter: Charter) -> bytes:

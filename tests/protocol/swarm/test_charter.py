@@ -20,7 +20,7 @@ TWO_FOUNDERS = small_charter(founders=tuple(founder.peer for founder in FOUNDERS
 
 def test_a_signed_charter_comes_back_and_verifies():
     data = sign_charter(TWO_FOUNDERS, FOUNDERS).encode()
-    assert decode_signed_charter(data, TWO_FOUNDERS.swarm_id) == TWO_FOUNDERS
+    assert decode_signed_charter(data, TWO_FOUNDERS.swarm_id).charter == TWO_FOUNDERS
 
 
 def test_the_keys_may_come_in_any_order():
