@@ -33,7 +33,7 @@ format: setup    ## rewrite the sources in the house format
 	$(VENV)/bin/ruff check --fix .
 
 bench: setup     ## speed tables, stated as ratios inside one run
-	$(VENV)/bin/python kernels/bench/gemm.py $(BENCH)
+	$(VENV)/bin/sterna bench kernels $(BENCH)
 
 clean:           ## remove what was built and installed
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from sterna.cli import base, chat, demo, identity, join, observe, pull, simulate, swarm, verify
+from sterna.cli import base, bench, chat, demo, identity, join, observe, pull, simulate, swarm, verify
 from sterna.cli.output import fail
 from sterna.errors import NodeError
 from sterna.home import home_folder
@@ -44,6 +44,7 @@ app.command("verify")(verify.verify)
 app.command("chat")(chat.chat)
 app.add_typer(base.app, name="base")
 app.command("simulate")(simulate.simulate)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Speed and memory, ours beside others', measured in one run: only ratios within a run mean something."""
