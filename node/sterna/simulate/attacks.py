@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sterna.simulate.dice import Dice
+from sterna.simulate.learning import Learning
 from sterna_protocol.wire.messages import (
     Announcement,
     Attestation,
@@ -98,6 +99,7 @@ class Gossip:
     """What those who lie together know of a round: what was said in it, by whom, and their keys."""
 
     keys: list[SigningKey]
+    learning: Learning
     entries: dict[int, dict[bytes, SlateEntry]]
     decisions: dict[int, dict[bytes, Decision]]
     frames: list[bytes]
@@ -120,11 +122,6 @@ class Gossip:
 
 MAX_RECORDED = 4096
 """Frames kept to be replayed."""
-
-
-def merged_adapter(previous: bytes, entries: Sequence[SlateEntry]) -> bytes:
-    """The digest that stands for the merge of a slate."""
-    return hashlib.sha256(b"merge" + previous + b"".join(entry.delta for entry in entries)).digest()
 
 
 def faces(
@@ -165,7 +162,7 @@ def other_decisions(decision: Decision, gossip: Gossip, previous_adapter: bytes)
     """Decisions that a proposer could want and must not get: each breaks one rule, or names another slate."""
 
     def with_entries(entries: Sequence[SlateEntry]) -> Decision:
-        adapter = merged_adapter(previous_adapter, entries) if entries else previous_adapter
+        adapter = gossip.learning.merged(decision.round_, previous_adapter, entries)
         return decision.model_copy(update={"entries": tuple(entries), "adapter": adapter})
 
     yield with_entries(decision.entries[1:])

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sterna.simulate.attacks import merged_adapter
+from sterna.simulate.learning import Learning
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire.limits import MAX_COMMITTEE, MAX_MESSAGES_PER_ROUND
 from sterna_protocol.wire.messages import (
@@ -44,6 +44,7 @@ class Invariants:
 
     charter: Charter
     genesis_adapter: bytes
+    learning: Learning
     is_honest: Callable[[bytes], bool]
     violations: list[str] = field(default_factory=list)
     decided: list[Decision] = field(default_factory=list)
@@ -152,7 +153,7 @@ class Invariants:
         if decision.previous != (before.id if before else self.charter.swarm_id):
             self.broken(f"the decision of round {round_} does not continue the chain")
         adapter = before.adapter if before else self.genesis_adapter
-        if decision.adapter != (merged_adapter(adapter, decision.entries) if decision.entries else adapter):
+        if decision.adapter != self.learning.merged(round_, adapter, decision.entries):
             self.broken(f"round {round_} certifies an adapter that its slate does not give")
         if decision.entries and not limits.min_deltas <= len(decision.entries) <= limits.max_deltas:
             self.broken(f"round {round_} certifies a slate of {len(decision.entries)} deltas")

@@ -11,6 +11,7 @@ from sterna.errors import ConfigError
 from sterna.simulate.attacks import ATTACKS, MIXED
 from sterna.simulate.dice import Dice
 from sterna.simulate.faults import Faults
+from sterna.simulate.learning import Synthetic
 from sterna.simulate.peer import key_of
 from sterna.simulate.report import Report
 from sterna.simulate.world import Casting, World
@@ -106,7 +107,7 @@ def run_trial(trial: Trial) -> Report:
     started = time.process_time()
     casting = cast(trial)
     charter = charter_of(trial)
-    world = World(trial.seed, casting, charter, trial.faults)
+    world = World(trial.seed, casting, charter, trial.faults, Synthetic())
     invariants = world.invariants
     sick_rounds = trial.rounds - HEALED_ROUNDS
     sick_seconds = SICK_SECONDS_PER_ROUND * max(1, sick_rounds)

@@ -1,22 +1,22 @@
 """The world: peers that run ``sterna_protocol.node.Node``, one after the other, in virtual time.
 
-Everything that happens is an event in one queue. Deltas and adapters are synthetic: a blob is its digest and
-the set of disks that hold it.
+Everything that happens is an event in one queue. A blob is its digest and the set of disks that hold it; what
+is in it is the business of ``Learning``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sterna.simulate.attacks import ATTACKS, Gossip, faces, merged_adapter, uncalled
+from sterna.simulate.attacks import ATTACKS, Gossip, faces, uncalled
 from sterna.simulate.dice import Dice
 from sterna.simulate.faults import Faults
 from sterna.simulate.invariants import Invariants
+from sterna.simulate.learning import GENESIS_ADAPTER, Learning
 from sterna.simulate.network import Network
 from sterna.simulate.peer import NEVER, DiskRefused, Peer, key_of
 from sterna.simulate.trace import Happening, Trace
@@ -41,7 +41,6 @@ from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.messages import Figures, Signed, decode_frame
 
-GENESIS_ADAPTER = hashlib.sha256(b"genesis").digest()
 FIGURES = Figures(
     loss_before_micronats=3_000_000,
     loss_after_micronats=2_900_000,
@@ -96,13 +95,16 @@ class Casting:
 class World:
     """A swarm under ``charter`` whose founders are among the first peers; ``run`` lets time pass."""
 
-    def __init__(self, seed: int, casting: Casting, charter: Charter, faults: Faults) -> None:
+    def __init__(
+        self, seed: int, casting: Casting, charter: Charter, faults: Faults, learning: Learning
+    ) -> None:
         self.now = 0.0
         self.trace = Trace()
         self.network = Network(seed, casting.peers, faults)
         self._dice = Dice(seed, "peers")
         self._faults = faults
         self._charter = charter
+        self._learning = learning
         self._queue: list[tuple[float, int, Peer | None, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._closes = 0
@@ -122,10 +124,13 @@ class World:
         self.honest = [peer for peer in self.peers if peer.is_honest]
         self._by_id = {peer.key.peer: peer for peer in self.peers}
         self.invariants = Invariants(
-            charter, GENESIS_ADAPTER, lambda key: key not in self._by_id or self._by_id[key].is_honest
+            charter,
+            GENESIS_ADAPTER,
+            learning,
+            lambda key: key not in self._by_id or self._by_id[key].is_honest,
         )
         liars = [peer.key for peer in self.peers if not peer.is_honest]
-        self._gossip = Gossip(keys=liars, entries={}, decisions={}, frames=[])
+        self._gossip = Gossip(keys=liars, learning=learning, entries={}, decisions={}, frames=[])
         for peer in self.peers:
             self._at(self._dice.between(0.0, 0.5), self._boot, peer)
         if faults.partition:
@@ -474,9 +479,9 @@ class World:
                 self._later(peer, self._dice.between(*MERGE_SECONDS), self._merge, effect)
             case FetchAdapter(adapter, holders):
                 self._fetch_adapter(peer, adapter, holders)
-            case Train(round_):
+            case Train(round_, adapter):
                 patience = 0.0 if peer.attack is None else peer.attack.patience
-                self._later(peer, patience + self._dice.between(*TRAIN_SECONDS), self._train, round_)
+                self._later(peer, patience + self._dice.between(*TRAIN_SECONDS), self._train, round_, adapter)
             case Fork(ours):
                 if peer.is_honest:
                     self.invariants.forks += 1
@@ -505,8 +510,8 @@ class World:
 
     # Blobs
 
-    def _train(self, peer: Peer, round_: int) -> None:
-        delta = hashlib.sha256(b"delta %d %d" % (peer.number, round_)).digest()
+    def _train(self, peer: Peer, round_: int, adapter: bytes) -> None:
+        delta = self._learning.trained(peer.number, round_, adapter)
         peer.disk.blobs.add(delta)
         self._input(peer, lambda node, now: node.trained(now, round_=round_, delta=delta, figures=FIGURES))
 
@@ -535,7 +540,7 @@ class World:
         missing = [entry for entry in effect.entries if entry.delta not in peer.disk.blobs]
         if missing and peer.is_honest:
             self.invariants.broken(f"peer {peer.number} is to merge a delta that it does not hold")
-        adapter = merged_adapter(effect.previous_adapter, effect.entries)
+        adapter = self._learning.merged(effect.round_, effect.previous_adapter, effect.entries)
         if peer.attack is not None and not peer.attack.merges:
             adapter = bytes(reversed(adapter))
         peer.disk.blobs.add(adapter)
