@@ -7,12 +7,12 @@ order and makes every Store* durable before the next one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from sterna_protocol.errors import MalformedMessage, RemoteProtocolError, Untimely
 from sterna_protocol.round.certificate import Verify
 from sterna_protocol.round.chain import Chain
 from sterna_protocol.round.checks import check_envelope
+from sterna_protocol.round.early import Early
 from sterna_protocol.round.effects import (
     Broadcast,
     Closed,
@@ -24,7 +24,7 @@ from sterna_protocol.round.effects import (
     StoreCertificate,
     Train,
 )
-from sterna_protocol.round.evidence import Held, Place, hold, make_evidence, place_of, verify_held
+from sterna_protocol.round.evidence import hold, make_evidence, place_of, verify_held
 from sterna_protocol.round.heads import (
     Frames,
     Heads,
@@ -33,7 +33,9 @@ from sterna_protocol.round.heads import (
     decode_response,
     encode_sync,
 )
+from sterna_protocol.round.neighbours import Neighbours
 from sterna_protocol.round.open_round import OpenRound
+from sterna_protocol.round.pending import Pending, find_pending
 from sterna_protocol.round.phases import Phase, vote_seconds
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.recovery import Recovered, recover
@@ -49,29 +51,12 @@ from sterna_protocol.round.sync import (
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.messages import (
-    Announcement,
     Certificate,
     Evidence,
     Figures,
     Signed,
     decode_frame,
 )
-
-MAX_EARLY = 512
-"""Messages of the next round kept until this one closes; whatever is dropped is pulled by heads."""
-
-MAX_EARLY_PER_AUTHOR = 5
-"""Commitment, announcement, attestation and two votes: what a member sends up to its first attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """This node's newest delta that is in no slate yet."""
-
-    delta: bytes
-    trained_round: int
-    base_adapter: bytes
-    figures: Figures
 
 
 class Node:
@@ -117,15 +102,13 @@ class Node:
         self._fetching_adapter: bytes | None = None
         self._training: int | None = None
         self._closed: Pool | None = None
-        self._peers: frozenset[bytes] = frozenset()
-        self._trainers: set[bytes] = set()
-        self._early: dict[Place, bytes] = {}
-        self._asked: dict[bytes, float] = {}
-        self._catch_up_at: dict[bytes, float] = {}
-        self._turns = 0
+        self._early = Early()
+        self._neighbours = Neighbours(key.peer, vote_seconds(charter, 0))
         recovered = recover(key.peer, self._chain.round_, own_frames)
         self._open = self._open_round(now, recovered)
-        self._pending = self._find_pending(recovered.earlier)
+        own = self._open.own_announcement
+        announced = (*recovered.earlier, *(() if own is None else (own,)))
+        self._pending = find_pending(key.peer, self._chain, announced)
         for proof in evidence:
             self._restore_evidence(proof)
 
@@ -166,11 +149,7 @@ class Node:
 
     def next_wake(self) -> float:
         """When to call ``tick`` at the latest; infinity if only messages can change anything."""
-        times = [self._open.next_wake()]
-        missing = self._open.missing()
-        if missing and self._peers:
-            times.append(min(self._asked.get(name, -self._patience) + self._patience for name in missing))
-        return min(times)
+        return min(self._open.next_wake(), self._neighbours.next_due(self._open.missing()))
 
     # What happens
 
@@ -194,12 +173,9 @@ class Node:
 
     def peers_changed(self, now: float, peers: frozenset[bytes]) -> list[Effect]:
         """The set of connected peers is ``peers`` now."""
-        new = sorted(peers - self._peers)
-        self._peers = peers - {self._key.peer}
-        self._trainers &= peers
+        new = self._neighbours.set_connected(peers)
         heads = self.heads() if new else b""
-        asked: list[Effect] = [Request(peer, heads) for peer in new if peer != self._key.peer]
-        return asked + self._advance(now)
+        return [*(Request(peer, heads) for peer in new), *self._advance(now)]
 
     def trained(self, now: float, *, round_: int, delta: bytes, figures: Figures) -> list[Effect]:
         """The training asked for with Train for ``round_`` gave the blob ``delta``, which is stored."""
@@ -207,7 +183,7 @@ class Node:
         if self._training == round_:
             self._training = None
         if base is not None and (self._pending is None or self._pending.trained_round < round_):
-            self._pending = Delta(delta, round_, base, figures)
+            self._pending = Pending(delta, round_, base, figures)
         return self._advance(now)
 
     def delta_checked(self, now: float, announcement: bytes, error: str | None) -> list[Effect]:
@@ -243,7 +219,7 @@ class Node:
         if asked.swarm != self._swarm:
             raise MalformedMessage(f"sync request about swarm {asked.swarm.hex()[:8]}")
         if isinstance(asked, Heads):
-            self._note_trainer(peer, asked.trains)
+            self._neighbours.note_trainer(peer, asked.trains)
         return encode_sync(respond(asked, self._heads(), self._chain, self._open))
 
     def synced(self, now: float, peer: bytes, response: bytes) -> list[Effect]:
@@ -258,7 +234,7 @@ class Node:
                 # [REJECT] The response is about this swarm
                 if theirs.swarm != self._swarm:
                     raise MalformedMessage(f"heads of swarm {theirs.swarm.hex()[:8]}")
-                self._note_trainer(peer, theirs.trains)
+                self._neighbours.note_trainer(peer, theirs.trains)
                 asked = follow_heads(self._heads(), theirs)
                 if asked is not None:
                     effects.append(Request(peer, encode_sync(asked)))
@@ -293,12 +269,6 @@ class Node:
             messages=self._open.pool.digest(),
             trains=self._trains,
         )
-
-    def _note_trainer(self, peer: bytes, trains: bool) -> None:
-        if trains and peer in self._peers:
-            self._trainers.add(peer)
-        else:
-            self._trainers.discard(peer)
 
     # Frames
 
@@ -341,15 +311,13 @@ class Node:
         check_envelope(self._swarm, message)
         if message.round_ > self.round_ + 1:
             return self._catch_up(now, sender)
-        place = place_of(message)
-        by_author = sum(known.author == message.author for known in self._early)
         # [IGNORE] The message is new and there is room for it
-        if place in self._early or by_author >= MAX_EARLY_PER_AUTHOR or len(self._early) >= MAX_EARLY:
+        if not self._early.has_room(place_of(message)):
             return self._catch_up(now, sender)
         held = hold(message, frame)
         # [REJECT] The author signed it
         verify_held(held, self._verify)
-        self._early[place] = frame
+        self._early.keep(held)
         try:
             return self._catch_up(now, sender)
         except Untimely:
@@ -373,27 +341,16 @@ class Node:
 
     def _catch_up(self, now: float, sender: bytes | None) -> list[Effect]:
         """Ask a peer that is ahead for certificates, not more often than once in a vote's time."""
-        # [IGNORE] The sender can be asked, and was not just asked
-        if sender is None or sender not in self._peers:
-            raise Untimely("ahead of this node, from a peer that cannot be asked")
-        if now < self._catch_up_at.get(sender, now):
-            raise Untimely("ahead of this node, which already asks")
-        self._catch_up_at = {peer: at for peer, at in self._catch_up_at.items() if peer in self._peers}
-        self._catch_up_at[sender] = now + self._patience
-        return [Request(sender, encode_sync(ask_certificates(self._heads())))]
+        peer = self._neighbours.start_catching_up(now, sender)
+        return [Request(peer, encode_sync(ask_certificates(self._heads())))]
 
     # Going on
-
-    @property
-    def _patience(self) -> float:
-        return vote_seconds(self._charter, 0)
 
     def _advance(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         while True:
             self._open.deliberation.adapter_ready = self._ready_adapter == self.head_adapter
-            participants = frozenset(self._trainers & self._peers)
-            effects += self._open.advance(now, participants)
+            effects += self._open.advance(now, self._neighbours.trainers)
             if self._open.certificate is not None:
                 certificate = self._open.certificate
                 effects += self._close(now, certificate)
@@ -410,14 +367,7 @@ class Node:
         if self._pending is not None and self._pending.trained_round < oldest:
             self._pending = None
         if self._pending is not None:
-            self._open.commit(
-                Announcement(
-                    delta=self._pending.delta,
-                    trained_round=self._pending.trained_round,
-                    base_adapter=self._pending.base_adapter,
-                    figures=self._pending.figures,
-                )
-            )
+            self._open.commit(self._pending.announcement())
             return True
         is_idle = self._training is None or self._training < oldest
         if is_idle and self._ready_adapter == self.head_adapter:
@@ -426,20 +376,11 @@ class Node:
         return False
 
     def _ask_missing(self, now: float) -> list[Effect]:
-        if not self._peers:
-            return []
-        missing = self._open.missing()
-        due = [
-            name for name in missing if now >= self._asked.get(name, now - self._patience) + self._patience
-        ]
+        due = self._neighbours.due(now, self._open.missing())
         if not due:
             return []
-        self._asked = {name: at for name, at in self._asked.items() if name in missing}
-        self._asked |= dict.fromkeys(due, now)
-        peers = sorted(self._peers & self._open.pool.attesters()) or sorted(self._peers)
-        self._turns += 1
-        asked = ask_frames(self._heads(), due)
-        return [Request(peers[self._turns % len(peers)], encode_sync(asked))]
+        peer = self._neighbours.turn(self._open.pool.attesters())
+        return [Request(peer, encode_sync(ask_frames(self._heads(), due)))]
 
     def _ask_adapter(self) -> list[Effect]:
         adapter, head = self.head_adapter, self.head
@@ -452,12 +393,7 @@ class Node:
     def _close(self, now: float, certificate: Certificate) -> list[Effect]:
         """Take a checked certificate of the open round, and open the next."""
         decision = certificate.decision
-        included = any(
-            entry.author == self._key.peer
-            and self._pending is not None
-            and entry.delta == self._pending.delta
-            for entry in decision.entries
-        )
+        included = self._pending is not None and self._pending.is_in(decision, self._key.peer)
         if included:
             self._pending = None
         if self._open.deliberation.has_merged(decision.adapter) or decision.adapter == self._ready_adapter:
@@ -468,9 +404,8 @@ class Node:
         self._open = self._open_round(now, None)
         for author in sorted(proofs.keys() & set(self._open.setting.members)):
             self._open.add_evidence(proofs[author], is_stored=True)
-        self._asked = {}
-        early, self._early = self._early, {}
-        for frame in early.values():
+        self._neighbours.forget_asked()
+        for frame in self._early.take():
             try:
                 self._take(now, frame, None)
             except (Untimely, RemoteProtocolError):
@@ -487,23 +422,6 @@ class Node:
             verify=self._verify,
             recovered=recovered,
         )
-
-    def _find_pending(self, earlier: Sequence[Held]) -> Delta | None:
-        """The newest own delta that no slate took."""
-        own = self._open.own_announcement
-        candidates = [*earlier, *([own] if own is not None else [])]
-        announced = [held.body for held in candidates if isinstance(held.body, Announcement)]
-        newest = max(announced, key=lambda body: body.trained_round, default=None)
-        if newest is None:
-            return None
-        for round_ in range(newest.trained_round, self.round_):
-            certificate = self._chain.at(round_)
-            if certificate is not None and any(
-                entry.delta == newest.delta and entry.author == self._key.peer
-                for entry in certificate.decision.entries
-            ):
-                return None
-        return Delta(newest.delta, newest.trained_round, newest.base_adapter, newest.figures)
 
     def _restore_evidence(self, proof: Evidence) -> None:
         try:

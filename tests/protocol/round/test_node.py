@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 
 from sterna_protocol.errors import BadSignature, MalformedMessage, Untimely
-from sterna_protocol.node import MAX_EARLY_PER_AUTHOR, Node
+from sterna_protocol.node import Node
 from sterna_protocol.round.certificate import make_certificate
+from sterna_protocol.round.early import MAX_EARLY_PER_AUTHOR
 from sterna_protocol.round.effects import (
     Broadcast,
     Closed,

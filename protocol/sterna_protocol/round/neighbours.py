@@ -1,0 +1,83 @@
+"""The peers this node is connected with: which of them train, and who was asked for what, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sterna_protocol.errors import Untimely
+
+
+class Neighbours:
+    """Bounds how often anybody is asked: each peer, and for each message, once in ``patience`` seconds."""
+
+    def __init__(self, me: bytes, patience: float) -> None:
+        self.connected: frozenset[bytes] = frozenset()
+        self._me = me
+        self._patience = patience
+        self._trainers: set[bytes] = set()
+        self._asked: dict[bytes, float] = {}
+        self._catch_up_at: dict[bytes, float] = {}
+        self._turns = 0
+
+    def set_connected(self, peers: frozenset[bytes]) -> list[bytes]:
+        """Take who is connected now; returns who is new, ascending."""
+        new = sorted(peers - self.connected - {self._me})
+        self.connected = peers - {self._me}
+        self._trainers &= peers
+        return new
+
+    def note_trainer(self, peer: bytes, trains: bool) -> None:
+        """The heads of ``peer`` say whether it means to announce deltas."""
+        if trains and peer in self.connected:
+            self._trainers.add(peer)
+        else:
+            self._trainers.discard(peer)
+
+    @property
+    def trainers(self) -> frozenset[bytes]:
+        """Connected peers that train."""
+        return frozenset(self._trainers)
+
+    def start_catching_up(self, now: float, peer: bytes | None) -> bytes:
+        """``peer``, who is ahead and is asked for certificates now.
+
+        Raises:
+            Untimely: it cannot be asked, or was just asked.
+        """
+        # [IGNORE] The sender can be asked, and was not just asked
+        if peer is None or peer not in self.connected:
+            raise Untimely("ahead of this node, from a peer that cannot be asked")
+        if now < self._catch_up_at.get(peer, now):
+            raise Untimely("ahead of this node, which already asks")
+        self._catch_up_at = {peer: at for peer, at in self._catch_up_at.items() if peer in self.connected}
+        self._catch_up_at[peer] = now + self._patience
+        return peer
+
+    def due(self, now: float, missing: Sequence[bytes]) -> list[bytes]:
+        """Which of the ``missing`` messages to ask for now; they count as asked for."""
+        if not self.connected:
+            return []
+        due = [
+            name for name in missing if now >= self._asked.get(name, now - self._patience) + self._patience
+        ]
+        if due:
+            self._asked = {name: at for name, at in self._asked.items() if name in missing}
+            self._asked |= dict.fromkeys(due, now)
+        return due
+
+    def next_due(self, missing: Sequence[bytes]) -> float:
+        """When ``due`` will have something; infinity if never."""
+        if not self.connected:
+            return float("inf")
+        times = (self._asked.get(name, -self._patience) + self._patience for name in missing)
+        return min(times, default=float("inf"))
+
+    def forget_asked(self) -> None:
+        """A round closed: its messages are no longer missing."""
+        self._asked = {}
+
+    def turn(self, likely: frozenset[bytes]) -> bytes:
+        """A connected peer to ask, each in turn, of those in ``likely`` if there are any."""
+        peers = sorted(self.connected & likely) or sorted(self.connected)
+        self._turns += 1
+        return peers[self._turns % len(peers)]
