@@ -14,6 +14,7 @@ from sterna_protocol.wire.messages import KIND_OF_BODY, Announcement, Evidence, 
 AdapterBefore = Callable[[int], bytes | None]
 """Digest of the adapter a round started from, None if unknown (Chain.adapter_before)."""
 
+SIGNED_KINDS = frozenset(KIND_OF_BODY.values())
 ONCE_A_ROUND = (Kind.COMMITMENT, Kind.ANNOUNCEMENT, Kind.ATTESTATION)
 
 
@@ -23,7 +24,7 @@ def check_envelope(swarm: bytes, message: Signed | Evidence) -> None:
     if message.swarm != swarm:
         raise MalformedMessage(f"message of swarm {message.swarm.hex()[:8]}")
     # [REJECT] It is of a kind that has one author
-    if message.kind not in KIND_OF_BODY.values():
+    if message.kind not in SIGNED_KINDS:
         raise MalformedMessage(f"no signed message has the kind {message.kind}")
     # [REJECT] Commitments, announcements and attestations belong to a round, not to an attempt
     if message.kind in ONCE_A_ROUND and message.attempt != 0:
@@ -56,12 +57,12 @@ def check_signed(
     if message.round_ != setting.round_:
         raise Untimely(f"message for round {message.round_}, round {setting.round_} is open")
     # [REJECT] Only members attest, propose and vote
-    if message.kind not in AUTHORS_KINDS and message.author not in setting.members:
+    if message.kind not in AUTHORS_KINDS and not pool.is_member(message.author):
         raise MalformedMessage(
             f"{message.author.hex()[:8]} is not in the committee of round {setting.round_}"
         )
     # [IGNORE] The author is not excluded
-    if message.author in setting.excluded and message.author not in setting.members:
+    if message.author in setting.excluded and not pool.is_member(message.author):
         raise Untimely(f"{message.author.hex()[:8]} is excluded")
     # [REJECT] Only the proposer of the attempt proposes
     if message.kind == Kind.PROPOSAL and message.author != setting.proposer(message.attempt):

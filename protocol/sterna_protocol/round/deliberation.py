@@ -56,6 +56,8 @@ class Deliberation:
         self._merges: dict[bytes, bytes | None] = {}
         self._asked: set[tuple[int, bytes]] = set()
         self._draft: Draft | None = None
+        self._missing: tuple[bytes, ...] = ()
+        self._missing_since: object = None
         self._out: list[Effect] = []
 
     def learn(self, decision: Decision, frame: bytes) -> bytes:
@@ -102,11 +104,17 @@ class Deliberation:
 
     def missing(self, choice: bytes) -> tuple[bytes, ...]:
         """Announcements that are needed but not held: for ``choice``, and of a quorum's deltas."""
-        names = self._pool.attested(self._setting.quorum)
         decision = self._decisions.get(choice)
-        if decision is not None:
-            names += [entry.announcement for entry in decision.entries]
-        return tuple(dict.fromkeys(name for name in names if name not in self._pool.announcements))
+        seen = (self._pool.version, choice, decision is not None)
+        if seen != self._missing_since:
+            names = self._pool.attested(self._setting.quorum)
+            if decision is not None:
+                names += [entry.announcement for entry in decision.entries]
+            self._missing_since = seen
+            self._missing = tuple(
+                dict.fromkeys(name for name in names if name not in self._pool.announcements)
+            )
+        return self._missing
 
     def fetch_announced(self, committed: frozenset[bytes]) -> None:
         """Ask for the deltas of these announcements; again for those that failed once others have them."""

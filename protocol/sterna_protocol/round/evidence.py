@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sterna_protocol.round.certificate import Verify
 from sterna_protocol.wire import signing
@@ -11,8 +12,7 @@ from sterna_protocol.wire.ids import sha256
 from sterna_protocol.wire.messages import Body, Evidence, Signed, decode_body
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where an author may sign one message and no other."""
 
     round_: int
@@ -45,10 +45,7 @@ class Held:
     body: Body
     id: bytes
     frame: bytes
-
-    @property
-    def place(self) -> Place:
-        return place_of(self.message)
+    place: Place
 
 
 def place_of(item: Signed | Evidence) -> Place:
@@ -63,7 +60,7 @@ def hold(message: Signed, frame: bytes | None = None) -> Held:
         MalformedMessage: the body is not what the kind says.
     """
     body = decode_body(message)
-    return Held(message, body, message.id, message.frame() if frame is None else frame)
+    return Held(message, body, message.id, message.frame() if frame is None else frame, place_of(message))
 
 
 def verify_held(held: Held, verify: Verify = signing.verify) -> None:

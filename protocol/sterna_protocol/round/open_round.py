@@ -89,6 +89,8 @@ class OpenRound:
             me=key.peer if self._is_member else None,
         )
         self._own: dict[Place, Held] = {}
+        self._announcement_place = self._place(Kind.ANNOUNCEMENT, 0)
+        self._commitment_place = self._place(Kind.COMMITMENT, 0)
         self._locks: set[int] = set()
         self._signatures: dict[tuple[int, bytes], dict[bytes, bytes]] = {}
         self._proposing: int | None = None
@@ -112,7 +114,7 @@ class OpenRound:
 
     @property
     def own_announcement(self) -> Held | None:
-        return self._own.get(self._place(Kind.ANNOUNCEMENT, 0))
+        return self._own.get(self._announcement_place)
 
     def admit(self, message: Signed, frame: bytes) -> Held:
         """The message, checked; nothing is kept yet. Raises as checks.check_signed."""
@@ -180,7 +182,7 @@ class OpenRound:
         """When ``advance`` may have something to do even if nothing is received."""
         charter = self.setting.charter
         times = [*self._timers.values()]
-        if self._resent():
+        if any(self._is_resent(held) for held in reversed(self._own.values())):
             times.append(self._resend_at)
         ends = [self._phase_began + attest_seconds(charter)]
         if self.phase is Phase.TRAIN:
@@ -195,7 +197,7 @@ class OpenRound:
     def _turn(self, now: float, participants: frozenset[bytes]) -> bool:
         if self.certificate is not None:
             return False
-        if self.own_announcement is not None and self._place(Kind.COMMITMENT, 0) not in self._own:
+        if self.own_announcement is not None and self._commitment_place not in self._own:
             # A crash came between the two.
             self._send(0, Commitment(announcement=self.own_announcement.id))
         self._follow_phases(now, participants)
@@ -239,16 +241,16 @@ class OpenRound:
             self._consensus.start()
 
     def _is_training_over(self, participants: frozenset[bytes]) -> bool:
-        announced = {held.message.author for held in self.pool.announcements.values()}
-        followed = len(self.pool.attesters() | announced.intersection(self.setting.members))
-        if self._overtaken_at is None and followed >= self.setting.blocking:
-            self._overtaken_at = self._now
+        if self._overtaken_at is None:
+            members = self.pool.authors().intersection(self.setting.members)
+            if len(self.pool.attesters() | members) >= self.setting.blocking:
+                self._overtaken_at = self._now
         return is_training_over(
             self.setting.charter,
             now=self._now,
             started=self._started,
             expected=participants | ({self._key.peer} if self._trains else set()),
-            committed=frozenset(self.pool.commitments()),
+            committed=self.pool.commitments().keys(),
             overtaken=self._overtaken_at,
         )
 
@@ -364,12 +366,11 @@ class OpenRound:
 
     def _resent(self) -> list[Held]:
         """This node's messages that the others may still be waiting for."""
-        return [
-            held
-            for held in self._own.values()
-            if (held.message.kind in ONCE_A_ROUND or held.message.attempt == self.attempt)
-            and self.pool.at(held.place) is not None
-        ]
+        return [held for held in self._own.values() if self._is_resent(held)]
+
+    def _is_resent(self, held: Held) -> bool:
+        is_current = held.place.kind in ONCE_A_ROUND or held.place.attempt == self.attempt
+        return is_current and self.pool.at(held.place) is not None
 
     def _resend(self, now: float) -> None:
         progress = (self.phase, self.attempt, self.step, len(self._own))
@@ -391,7 +392,7 @@ class OpenRound:
     def _count(self, held: Held, *, is_first: bool) -> None:
         """Tell the consensus of a message in the pool, or of a second one for its place."""
         message, body = held.message, held.body
-        if message.author not in self.setting.members:
+        if not self.pool.is_member(message.author):
             return
         if isinstance(body, Proposal):
             choice = self.deliberation.learn(body.decision, held.frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from enum import IntEnum
 
 from sterna_protocol.swarm.charter import Charter
@@ -21,8 +22,8 @@ def is_training_over(
     *,
     now: float,
     started: float,
-    expected: frozenset[bytes],
-    committed: frozenset[bytes],
+    expected: Set[bytes],
+    committed: Set[bytes],
     overtaken: float | None,
 ) -> bool:
     """Whether to announce: everybody known has committed, or the charter's time is over.

@@ -28,6 +28,8 @@ class Pool:
     Memory: per author one commitment and one announcement, of at most 224 strangers; per member one
     attestation and 40 attempts;
     a proof of 340 bytes for a place that is two-faced; the announcements that a quorum attested.
+
+    ``version`` grows with every change.
     """
 
     def __init__(self, members: tuple[bytes, ...]) -> None:
@@ -46,8 +48,15 @@ class Pool:
         self._newest: dict[bytes, int] = {}
         self._strangers: set[bytes] = set()
         self._digest: bytes | None = None
+        self._commitments: dict[bytes, bytes] | None = None
+        self._authors: frozenset[bytes] | None = None
+        self.version = 0
 
     # Places
+
+    def is_member(self, author: bytes) -> bool:
+        """Whether ``author`` is in the committee."""
+        return author in self._members
 
     def at(self, place: Place) -> Held | None:
         """The message that counts for a place."""
@@ -72,6 +81,7 @@ class Pool:
         if isinstance(held.body, Announcement):
             self.announcements.setdefault(held.id, held)
             self._keep(held.id, held.frame)
+            self._changed()
         first = self._places.get(place)
         if first is not None:
             if place in self._conflicts:
@@ -104,7 +114,7 @@ class Pool:
 
     def add_proof(self, evidence: Evidence) -> None:
         """Keep evidence of an earlier round against a member."""
-        self._digest = None
+        self._changed()
         self._proofs[evidence.author] = evidence
         self._set.add(proof_id(evidence.author))
         self._keep(proof_id(evidence.author), evidence.frame())
@@ -122,8 +132,12 @@ class Pool:
         self._frames[name] = frame
         self._known.add(frame)
 
+    def _changed(self) -> None:
+        self.version += 1
+        self._digest = self._commitments = self._authors = None
+
     def _make_room(self, place: Place, pinned: set[int]) -> list[Place]:
-        self._digest = None
+        self._changed()
         if place.author not in self._members:
             self._strangers.add(place.author)
         if place.kind not in ATTEMPT_KINDS or place.attempt <= self._newest.get(place.author, 0):
@@ -176,11 +190,21 @@ class Pool:
 
     def commitments(self) -> dict[bytes, bytes]:
         """The announcement that each author committed to, without two-faced authors."""
-        return {
-            place.author: held.body.announcement
-            for place, held in self._places.items()
-            if isinstance(held.body, Commitment) and place not in self._conflicts
-        }
+        if self._commitments is None:
+            self._commitments = {
+                place.author: held.body.announcement
+                for place, held in self._places.items()
+                if place.kind == Kind.COMMITMENT
+                and isinstance(held.body, Commitment)
+                and place not in self._conflicts
+            }
+        return self._commitments
+
+    def authors(self) -> frozenset[bytes]:
+        """Who announced a delta."""
+        if self._authors is None:
+            self._authors = frozenset(held.place.author for held in self.announcements.values())
+        return self._authors
 
     def attesters(self) -> frozenset[bytes]:
         """Members who attested, whatever it was."""

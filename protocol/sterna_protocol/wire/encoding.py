@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args, get_origin
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sterna_protocol.errors import LocalProtocolError, MalformedMessage
 from sterna_protocol.wire.limits import MAX_FRAME_BYTES
@@ -26,17 +27,6 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
     max_bytes: ClassVar[int] = MAX_FRAME_BYTES
 
-    @model_validator(mode="before")
-    @classmethod
-    def _name_fields(cls, value: Any) -> Any:
-        """Numbered fields, as they come off the wire, get their names."""
-        if not isinstance(value, dict) or not value or not all(type(key) is int for key in value):
-            return value
-        names = tuple(cls.model_fields)
-        if len(value) != len(names) or any(not 1 <= key <= len(names) for key in value):
-            raise ValueError(f"{cls.__name__} has the fields 1..{len(names)}, got {sorted(value)}")
-        return {names[key - 1]: field for key, field in value.items()}
-
     def encode(self) -> bytes:
         """The one encoding of this value.
 
@@ -52,7 +42,7 @@ class Record(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed; nothing that was computed from the old values comes along."""
-        kept = {name: getattr(self, name) for _, name in _numbered(type(self))}
+        kept = {name: self.__dict__[name] for name in type(self).model_fields}
         return self.model_construct(**{**kept, **(update or {})})
 
     @classmethod
@@ -76,35 +66,80 @@ class Record(BaseModel):
             )
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise MalformedMessage(f"{cls.__name__}: not msgpack: {error}") from error
+        named = _name_fields(cls, plain)
         try:
-            record = cls.model_validate(plain)
+            record = cls.model_validate(named)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            # A refused key may be any string of a stranger's; it is shown escaped and short.
+            # What is shown of a stranger's bytes is escaped and short.
             where = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:80]
             raise MalformedMessage(f"{cls.__name__} {where}: {first['msg']}") from error
         # [REJECT] The bytes are the one encoding of the value
-        if _pack(record) != data:
+        if msgpack.packb(plain, use_bin_type=True) != data:
             raise MalformedMessage(f"{cls.__name__}: not the canonical encoding")
         return record
 
 
 def _pack(record: Record) -> bytes:
-    packed: bytes = msgpack.packb(_plain(record), use_bin_type=True)
+    packed: bytes = msgpack.packb(_number_fields(record), use_bin_type=True)
     return packed
 
 
-def _plain(value: object) -> object:
-    # Most values are leaves, and every message is packed once more when it is decoded.
-    if isinstance(value, bytes | int | str):
-        return value
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Record):
-        return {number: _plain(getattr(value, name)) for number, name in _numbered(type(value))}
-    return value
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of a record; ``record``: the class of the record in it, ``are_several``: in the tuple in it."""
+
+    number: int
+    name: str
+    record: type[Record] | None
+    are_several: bool
+
+
+def _number_fields(record: Record) -> dict[int, object]:
+    """What is packed: all fields by number."""
+    values = record.__dict__
+    plain: dict[int, object] = {}
+    for field in _fields(type(record)):
+        value = values[field.name]
+        if field.record is not None:
+            value = [_number_fields(item) for item in value] if field.are_several else _number_fields(value)
+        plain[field.number] = value
+    return plain
+
+
+def _name_fields(cls: type[Record], plain: object) -> object:
+    """What is validated: numbered fields, as they come off the wire, by name. What is no map stays as it is.
+
+    Raises:
+        MalformedMessage: fields are missing, too many, or not in the order of their numbers.
+    """
+    if type(plain) is not dict:
+        return plain
+    fields = _fields(cls)
+    # [REJECT] The fields are those of the record, in order. True and 1.0 are equal to 1, but are not numbers.
+    if [*plain] != [field.number for field in fields] or {*map(type, plain)} - {int}:
+        has_numbers = all(type(key) is int for key in plain) and {*plain} != {*range(1, len(fields) + 1)}
+        got = f", got {sorted(plain)}" if has_numbers else " in order: not the canonical encoding"
+        raise MalformedMessage(f"{cls.__name__} has the fields 1..{len(fields)}{got}")
+    named: dict[str, object] = {}
+    for field in fields:
+        value = plain[field.number]
+        if field.record is not None:
+            if not field.are_several:
+                value = _name_fields(field.record, value)
+            elif type(value) is tuple:
+                value = tuple(_name_fields(field.record, item) for item in value)
+        named[field.name] = value
+    return named
 
 
 @cache
-def _numbered(record: type[Record]) -> tuple[tuple[int, str], ...]:
-    return tuple(enumerate(record.model_fields, start=1))
+def _fields(cls: type[Record]) -> tuple[_Field, ...]:
+    """The fields of a record, numbered from 1 as declared."""
+    found = []
+    for number, (name, info) in enumerate(cls.model_fields.items(), start=1):
+        are_several = get_origin(info.annotation) is tuple
+        inside = get_args(info.annotation) if are_several else (info.annotation,)
+        records = [kind for kind in inside if isinstance(kind, type) and issubclass(kind, Record)]
+        found.append(_Field(number, name, records[0] if records else None, are_several))
+    return tuple(found)

@@ -197,6 +197,11 @@ class Signed(Record):
     signature: Signature
 
     def preimage(self) -> bytes:
+        """What the author signs."""
+        return self.signed_bytes
+
+    @cached_property
+    def signed_bytes(self) -> bytes:
         return signing.preimage(
             swarm=self.swarm,
             round_=self.round_,
@@ -209,7 +214,7 @@ class Signed(Record):
     @cached_property
     def id(self) -> bytes:
         """Names the message by what was signed, not by the signature."""
-        return sha256(b"sterna/message/1", self.preimage())
+        return sha256(b"sterna/message/1", self.signed_bytes)
 
     @cached_property
     def content(self) -> Body:
