@@ -2,6 +2,8 @@
 
 import inspect
 
+import pytest
+
 from sterna_protocol.merge.codec import delta_blob_bytes
 from sterna_protocol.swarm.defaults import default_charter
 from tests.support.charters import key, small_charter
@@ -42,6 +44,7 @@ def test_founders_are_put_in_order():
     assert small_charter(founders=peers) == small_charter(founders=peers[::-1])
 
 
-def test_a_ternary_delta_of_rank_8_on_every_linear_of_a_2b_base_takes_1_1_megabytes():
-    charter = small_charter(layers=30, linears=BITNET_2B, rank=8)
-    assert delta_blob_bytes(charter) == 1_099_048
+@pytest.mark.parametrize(("codec", "size"), [("ternary", 1_099_048), ("top2", 261_736)])
+def test_a_delta_of_rank_8_on_every_linear_of_a_2b_base_takes_few_bytes(codec, size):
+    charter = small_charter(layers=30, linears=BITNET_2B, rank=8, codec=codec)
+    assert delta_blob_bytes(charter) == size
