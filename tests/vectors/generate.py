@@ -17,6 +17,17 @@ from sterna_protocol.merge.adapter import Adapter, encode_adapter, genesis_adapt
 from sterna_protocol.merge.codec import Codec, Delta, block_elements, encode_delta
 from sterna_protocol.merge.rules import merge
 from sterna_protocol.merge.scheme import a_signs, delta_size
+from sterna_protocol.round.heads import (
+    CertificatesRequest,
+    Frames,
+    FramesRequest,
+    Heads,
+    Inventory,
+    InventoryRequest,
+    RequestRecord,
+    ResponseRecord,
+    encode_sync,
+)
 from sterna_protocol.swarm.charter import (
     AdapterScheme,
     Charter,
@@ -27,6 +38,7 @@ from sterna_protocol.swarm.charter import (
     Timing,
     sign_charter,
 )
+from sterna_protocol.swarm.introduction import CharterRequest, encode_charter_request
 from sterna_protocol.swarm.ticket import Ticket, encode_ticket
 from sterna_protocol.wire.chunks import CHUNK_BYTES, blob_digest, leaves
 from sterna_protocol.wire.encoding import Record
@@ -62,6 +74,7 @@ def vectors() -> dict[str, Any]:
     return {
         "charter.json": _charters(),
         "frames.json": _frames(),
+        "sync.json": _sync(),
         "ticket.json": _tickets(),
         "blobs.json": _blobs(),
         "signs.json": _signs(),
@@ -238,6 +251,39 @@ def _frames() -> list[dict[str, Any]]:
             {"name": name, "kind": int(kind), "body_fields": _fields(record), "frame": record.frame().hex()}
         )
     cases[-2]["id"] = certificate.id.hex()
+    return cases
+
+
+def _sync() -> list[dict[str, Any]]:
+    swarm = charter().swarm_id
+    ids = (b"\x04" * 32, b"\x09" * 32)
+    frame = sign(KEYS[0], swarm=swarm, round_=7, attempt=0, body=Commitment(announcement=ids[0])).frame()
+    heads = Heads(swarm=swarm, round_=7, head=b"\x06" * 32, messages=b"\x0b" * 32, trains=True)
+    asked: tuple[RequestRecord, ...] = (
+        heads,
+        InventoryRequest(swarm=swarm, round_=7),
+        FramesRequest(swarm=swarm, round_=7, ids=ids),
+        CertificatesRequest(swarm=swarm, first=6, count=256),
+    )
+    answered: tuple[ResponseRecord, ...] = (heads, Inventory(round_=7, ids=ids), Frames(frames=(frame,)))
+    cases = [
+        {
+            "side": side,
+            "record": type(record).__name__,
+            "fields": _fields(record),
+            "bytes": encode_sync(record).hex(),
+        }
+        for side, records in (("request", asked), ("response", answered))
+        for record in records
+    ]
+    cases.append(
+        {
+            "side": "request",
+            "record": CharterRequest.__name__,
+            "fields": _fields(CharterRequest(swarm=swarm)),
+            "bytes": encode_charter_request(swarm).hex(),
+        }
+    )
     return cases
 
 

@@ -12,7 +12,9 @@ from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 from sterna_protocol.merge.adapter import decode_adapter, encode_adapter, genesis_adapter
 from sterna_protocol.merge.codec import decode_delta
 from sterna_protocol.merge.rules import merge
+from sterna_protocol.round.heads import decode_request, decode_response, encode_sync
 from sterna_protocol.swarm.charter import decode_signed_charter
+from sterna_protocol.swarm.introduction import answer_charter_request
 from sterna_protocol.swarm.ticket import decode_ticket
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.chunks import blob_digest
@@ -47,6 +49,22 @@ def test_golden_frames_are_read_and_verified():
         else:
             assert isinstance(message, Certificate)
             assert message.id.hex() == case["id"]
+
+
+def test_golden_sync_records_are_read():
+    signed = decode_signed_charter(
+        bytes.fromhex(load("charter.json")["signed_charter"]),
+        bytes.fromhex(load("charter.json")["swarm_id"]),
+    )
+    for case in load("sync.json"):
+        data = bytes.fromhex(case["bytes"])
+        if case["record"] == "CharterRequest":
+            assert answer_charter_request(data, signed) == signed.encode()
+            continue
+        record = (decode_request if case["side"] == "request" else decode_response)(data)
+        assert type(record).__name__ == case["record"]
+        assert generate._fields(record) == case["fields"]
+        assert encode_sync(record) == data
 
 
 def test_golden_charter_is_read_and_verified():
