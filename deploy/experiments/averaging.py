@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from schemes import SAMPLES, Setting, charter_for
 
 from sterna.train.base import builtin_bases, open_base
-from sterna.train.evaluate import MAX_HELD_OUT_TOKENS, held_out_loss
+from sterna.train.evaluate import held_out_loss
 from sterna.train.lora import Lora, float_state, lora_of_round
 from sterna.train.loss import Head
 from sterna.train.model import Decoder
@@ -55,8 +55,9 @@ PARTS = 5
 
 TOKENS = 128
 WARMUP_STEPS = 2
-LOOK_TOKENS = 1024
-"""Held-out tokens of each part behind a loss on the way; the loss at the end reads them all."""
+HELD_OUT_TOKENS = 2048
+LOOK_TOKENS = 768
+"""Held-out tokens of each part behind the loss at the end, and behind one on the way."""
 
 BASE = builtin_bases()["nano"]
 
@@ -337,7 +338,7 @@ def _start(trial: Trial, run: Run, seed: int) -> Values:
 
 def _judge(lora: Lora | None, texts: Sequence[Sequence[Corpus]], *, on_the_way: bool = False) -> float:
     corpora = [corpus for parts in texts for corpus in parts]
-    limit = LOOK_TOKENS if on_the_way else MAX_HELD_OUT_TOKENS
+    limit = LOOK_TOKENS if on_the_way else HELD_OUT_TOKENS
     judged = held_out_loss(_decoder(), _head(), lora, corpora, length=TOKENS, limit_tokens=limit)
     return round(judged.loss, 5)
 
