@@ -17,6 +17,7 @@ from sterna_protocol.merge.adapter import Adapter, encode_adapter, genesis_adapt
 from sterna_protocol.merge.codec import Codec, Delta, block_elements, encode_delta
 from sterna_protocol.merge.rules import merge
 from sterna_protocol.merge.scheme import a_signs, delta_size
+from sterna_protocol.round.evidence import Place, proof_id
 from sterna_protocol.round.heads import (
     CertificatesRequest,
     Frames,
@@ -38,11 +39,12 @@ from sterna_protocol.swarm.charter import (
     Timing,
     sign_charter,
 )
+from sterna_protocol.swarm.committee import proposers
 from sterna_protocol.swarm.introduction import CharterRequest, encode_charter_request
 from sterna_protocol.swarm.ticket import Ticket, encode_ticket
 from sterna_protocol.wire.chunks import CHUNK_BYTES, blob_digest, leaves
 from sterna_protocol.wire.encoding import Record
-from sterna_protocol.wire.ids import peer_name
+from sterna_protocol.wire.ids import peer_name, sha256
 from sterna_protocol.wire.messages import (
     Announcement,
     Attestation,
@@ -75,6 +77,7 @@ def vectors() -> dict[str, Any]:
         "charter.json": _charters(),
         "frames.json": _frames(),
         "sync.json": _sync(),
+        "hashes.json": _hashes(),
         "ticket.json": _tickets(),
         "blobs.json": _blobs(),
         "signs.json": _signs(),
@@ -285,6 +288,22 @@ def _sync() -> list[dict[str, Any]]:
         }
     )
     return cases
+
+
+def _hashes() -> dict[str, Any]:
+    """What nodes must derive alike: who proposes, what a proven place and a set of messages are called."""
+    members = tuple(sorted(stream(f"member {number}", 32).tobytes() for number in range(5)))
+    previous = b"\x06" * 32
+    place = Place(round_=7, attempt=1, kind=Kind.PREVOTE, author=members[0])
+    ids = tuple(sorted((place.conflict_id, proof_id(members[1]), b"\x04" * 32)))
+    return {
+        "members": _fields(members),
+        "previous": previous.hex(),
+        "proposers": _fields(proposers(members, previous)),
+        "conflict": {"place": _fields(tuple(place)), "id": place.conflict_id.hex()},
+        "proof": {"author": members[1].hex(), "id": proof_id(members[1]).hex()},
+        "set": {"ids": _fields(ids), "digest": sha256(b"sterna/set/1", *ids).hex()},
+    }
 
 
 def _tickets() -> list[dict[str, Any]]:
