@@ -35,6 +35,7 @@ from sterna_protocol.round.heads import (
 )
 from sterna_protocol.round.neighbours import Neighbours
 from sterna_protocol.round.open_round import OpenRound
+from sterna_protocol.round.pace import Pace
 from sterna_protocol.round.pending import Pending, find_pending
 from sterna_protocol.round.phases import Phase, vote_seconds
 from sterna_protocol.round.pool import Pool
@@ -104,6 +105,8 @@ class Node:
         self._closed: Pool | None = None
         self._early = Early()
         self._neighbours = Neighbours(key.peer, vote_seconds(charter, 0))
+        self._pace = Pace(charter)
+        self._opened_rounds = False
         recovered = recover(key.peer, self._chain.round_, own_frames)
         self._open = self._open_round(now, recovered)
         own = self._open.own_announcement
@@ -149,7 +152,8 @@ class Node:
 
     def next_wake(self) -> float:
         """When to call ``tick`` at the latest; infinity if only messages can change anything."""
-        return min(self._open.next_wake(), self._neighbours.next_due(self._open.missing()))
+        around = self._neighbours
+        return min(self._open.next_wake(), around.next_due(self._open.missing()), around.next_gone())
 
     # What happens
 
@@ -173,7 +177,7 @@ class Node:
 
     def peers_changed(self, now: float, peers: frozenset[bytes]) -> list[Effect]:
         """The set of connected peers is ``peers`` now."""
-        new = self._neighbours.set_connected(peers)
+        new = self._neighbours.set_connected(now, peers)
         heads = self.heads() if new else b""
         return [*(Request(peer, heads) for peer in new), *self._advance(now)]
 
@@ -188,7 +192,7 @@ class Node:
 
     def delta_checked(self, now: float, announcement: bytes, error: str | None) -> list[Effect]:
         """The delta asked for with FetchDelta is stored and good (None), or why not."""
-        self._open.deliberation.delta_checked(announcement, error)
+        self._open.delta_checked(now, announcement, error)
         return self._advance(now)
 
     def merged(self, now: float, slate: bytes, adapter: bytes) -> list[Effect]:
@@ -290,7 +294,8 @@ class Node:
         if item.round_ > self.round_:
             return self._take_early(now, item, frame, sender)
         held = self._open.admit(item, frame)
-        self._open.add(held)
+        self._open.add(now, held)
+        self._neighbours.note_heard(item.author, item.round_)
         return []
 
     def _take_certificate(self, now: float, certificate: Certificate, sender: bytes | None) -> list[Effect]:
@@ -348,9 +353,10 @@ class Node:
 
     def _advance(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
+        self._neighbours.settle(now)
         while True:
             self._open.deliberation.adapter_ready = self._ready_adapter == self.head_adapter
-            effects += self._open.advance(now, self._neighbours.trainers)
+            effects += self._open.advance(now)
             if self._open.certificate is not None:
                 certificate = self._open.certificate
                 effects += self._close(now, certificate)
@@ -398,13 +404,16 @@ class Node:
             self._pending = None
         if self._open.deliberation.has_merged(decision.adapter) or decision.adapter == self._ready_adapter:
             self._ready_adapter = decision.adapter
+        if self._opened_rounds:
+            self._pace.note_round(self._open.schedule.course, now)
+        self._opened_rounds = True
         self._chain.append(certificate)
         self._closed = self._open.pool
         proofs = self._closed.proofs()
         self._open = self._open_round(now, None)
         for author in sorted(proofs.keys() & set(self._open.setting.members)):
             self._open.add_evidence(proofs[author], is_stored=True)
-        self._neighbours.forget_asked()
+        self._neighbours.open_round(self.round_)
         for frame in self._early.take():
             try:
                 self._take(now, frame, None)
@@ -418,6 +427,8 @@ class Node:
             self._key,
             trains=self._trains,
             now=now,
+            limits=self._pace.limits(),
+            neighbours=self._neighbours,
             adapter_before=self._chain.adapter_before,
             verify=self._verify,
             recovered=recovered,

@@ -38,6 +38,8 @@ Judge = Callable[[bytes, bool], Verdict]
 """(choice, prevoted): the verdict on a known decision. ``prevoted``: a quorum already prevoted it, which
 proves what the members saw, so that only what can be recomputed is left to judge."""
 
+IsAway = Callable[[bytes], bool]
+
 
 @dataclass(frozen=True, slots=True)
 class Propose:
@@ -210,8 +212,11 @@ class Consensus:
         voted = self._votes.get((Kind.PREVOTE, attempt), {}).get(choice, set())
         return voted | self._two_faced.get(attempt, set())
 
-    def next(self, judge: Judge) -> Action | None:
-        """The next thing to do, None if there is nothing until something new is seen."""
+    def next(self, judge: Judge, is_away: IsAway = lambda member: False) -> Action | None:
+        """The next thing to do, None if there is nothing until something new is seen.
+
+        ``is_away``: says of a member that nothing more is expected of it now.
+        """
         if self.decided is None and (decided := self._find_decided()) is not None:
             self.decided = decided
             return decided
@@ -225,6 +230,8 @@ class Consensus:
             self._consider_offer(judge)
         else:
             self._consider_votes(judge)
+        if not self._due:
+            self._stop_waiting(is_away)
         return self._due.popleft() if self._due else None
 
     # Rules; the numbers are the lines of Algorithm 1 in the paper
@@ -264,10 +271,32 @@ class Consensus:
                 self._vote(Kind.PRECOMMIT, choice)
             elif self._is_prevoted(self.attempt, NIL):  # 44
                 self._vote(Kind.PRECOMMIT, NIL)
-            elif self._voters(Kind.PREVOTE) >= self._quorum:  # 34
+            elif len(self._voters(Kind.PREVOTE)) >= self._quorum:  # 34
                 self._time(Step.PREVOTE)
-        if self._voters(Kind.PRECOMMIT) >= self._quorum:  # 47
+        if len(self._voters(Kind.PRECOMMIT)) >= self._quorum:  # 47
             self._time(Step.PRECOMMIT)
+
+    def _stop_waiting(self, is_away: IsAway) -> None:
+        """End a step before its time if nobody is there who could still change what it ends with.
+
+        Timeouts only matter for progress, so that a guess that was wrong costs an attempt and nothing else.
+        """
+        if self.step is Step.PROPOSE:
+            proposer = self._order[self.attempt % len(self._order)]
+            if self.attempt not in self._offers and is_away(proposer):
+                self.timeout(Step.PROPOSE, self.attempt)
+            return
+        for step, kind in ((Step.PREVOTE, Kind.PREVOTE), (Step.PRECOMMIT, Kind.PRECOMMIT)):
+            if (step, self.attempt) in self._timed and not self._has_choice(kind):
+                voters = self._voters(kind)
+                if all(member in voters or is_away(member) for member in self._order):
+                    self.timeout(step, self.attempt)
+
+    def _has_choice(self, kind: Kind) -> bool:
+        """Whether a quorum voted for one decision, whose content may still be under way."""
+        two_faced = self._two_faced.get(self.attempt, set()) if kind is Kind.PREVOTE else set()
+        votes = self._votes.get((kind, self.attempt), {})
+        return any(choice and len(authors | two_faced) >= self._quorum for choice, authors in votes.items())
 
     def _prevoted_choice(self, judge: Judge) -> bytes:
         for choice in self._votes.get((Kind.PREVOTE, self.attempt), {}):
@@ -279,12 +308,12 @@ class Consensus:
     def _is_prevoted(self, attempt: int, choice: bytes) -> bool:
         return len(self.prevoters(attempt, choice)) >= self._quorum
 
-    def _voters(self, kind: Kind) -> int:
+    def _voters(self, kind: Kind) -> set[bytes]:
         voters: set[bytes] = set()
         voters.update(*self._votes.get((kind, self.attempt), {}).values())
         if kind is Kind.PREVOTE:
             voters |= self._two_faced.get(self.attempt, set())
-        return len(voters)
+        return voters
 
     def _enter(self, attempt: int) -> None:  # 11
         self.attempt, self.step = attempt, Step.PROPOSE

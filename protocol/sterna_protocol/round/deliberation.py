@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -116,7 +117,7 @@ class Deliberation:
             )
         return self._missing
 
-    def fetch_announced(self, committed: frozenset[bytes]) -> None:
+    def fetch_announced(self, committed: Collection[bytes]) -> None:
         """Ask for the deltas of these announcements; again for those that failed once others have them."""
         for name, held in self._pool.announcements.items():
             if name in committed and self.blobs.get(name) in (None, Blob.BAD):

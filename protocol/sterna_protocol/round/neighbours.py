@@ -1,4 +1,4 @@
-"""The peers this node is connected with: which of them train, and who was asked for what, and when."""
+"""The peers around this node: who is there, which of them train, who was asked for what and when."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ from collections.abc import Sequence
 
 from sterna_protocol.errors import Untimely
 
+GRACE_SHARE = 4
+"""A quarter of a vote's time after a connection broke, what its peer last said may still be on its way, and
+the peer may be back."""
+
 
 class Neighbours:
-    """Bounds how often anybody is asked: each peer, and for each message, once in ``patience`` seconds."""
+    """Bounds how often anybody is asked: each peer, and for each message, once in ``patience`` seconds.
+
+    Somebody is *present* who is connected, or was until a moment ago, or from whom a message of this round or
+    the one before was heard and whose connection has not broken since. In a large swarm most members are
+    heard through others.
+    """
 
     def __init__(self, me: bytes, patience: float) -> None:
         self.connected: frozenset[bytes] = frozenset()
+        self._heard: dict[bytes, int] = {}
+        self._leaving: dict[bytes, float] = {}
         self._me = me
         self._patience = patience
         self._trainers: set[bytes] = set()
@@ -19,12 +30,38 @@ class Neighbours:
         self._catch_up_at: dict[bytes, float] = {}
         self._turns = 0
 
-    def set_connected(self, peers: frozenset[bytes]) -> list[bytes]:
+    def set_connected(self, now: float, peers: frozenset[bytes]) -> list[bytes]:
         """Take who is connected now; returns who is new, ascending."""
         new = sorted(peers - self.connected - {self._me})
+        self._leaving = {peer: at for peer, at in self._leaving.items() if peer not in peers}
+        for peer in self.connected - peers:
+            self._heard.pop(peer, None)
+            self._leaving[peer] = now + self._patience / GRACE_SHARE
         self.connected = peers - {self._me}
         self._trainers &= peers
         return new
+
+    def note_heard(self, author: bytes, round_: int) -> None:
+        """A new message of ``author`` for the open round ``round_`` was accepted."""
+        self._heard[author] = round_
+
+    def is_present(self, peer: bytes) -> bool:
+        """Whether ``peer`` is there, as of the last ``settle``; this node always is."""
+        return peer == self._me or peer in self.connected or peer in self._heard or peer in self._leaving
+
+    def settle(self, now: float) -> None:
+        """Those who were given a moment after their connection broke, and it is over, are away."""
+        if self._leaving:
+            self._leaving = {peer: at for peer, at in self._leaving.items() if at > now}
+
+    def next_gone(self) -> float:
+        """When ``settle`` will change something; infinity if never."""
+        return min(self._leaving.values(), default=float("inf"))
+
+    def open_round(self, round_: int) -> None:
+        """``round_`` is open now: nothing of the last one is missing, and who was heard before it is away."""
+        self._asked = {}
+        self._heard = {peer: heard for peer, heard in self._heard.items() if heard >= round_ - 1}
 
     def note_trainer(self, peer: bytes, trains: bool) -> None:
         """The heads of ``peer`` say whether it means to announce deltas."""
@@ -71,10 +108,6 @@ class Neighbours:
             return float("inf")
         times = (self._asked.get(name, -self._patience) + self._patience for name in missing)
         return min(times, default=float("inf"))
-
-    def forget_asked(self) -> None:
-        """A round closed: its messages are no longer missing."""
-        self._asked = {}
 
     def turn(self, likely: frozenset[bytes]) -> bytes:
         """A connected peer to ask, each in turn, of those in ``likely`` if there are any."""

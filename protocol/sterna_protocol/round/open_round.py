@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sterna_protocol.errors import LocalProtocolError
 from sterna_protocol.round.certificate import Verify, make_certificate
 from sterna_protocol.round.checks import ONCE_A_ROUND, AdapterBefore, check_evidence, check_signed
@@ -17,16 +19,11 @@ from sterna_protocol.round.consensus import (
 from sterna_protocol.round.deliberation import Blob, Deliberation
 from sterna_protocol.round.effects import Broadcast, Effect, StoreEvidence, StoreOwn
 from sterna_protocol.round.evidence import Held, Place, hold, place_of
-from sterna_protocol.round.phases import (
-    Phase,
-    attest_seconds,
-    is_attesting_over,
-    is_revealing_over,
-    is_training_over,
-    vote_seconds,
-)
+from sterna_protocol.round.neighbours import Neighbours
+from sterna_protocol.round.phases import Phase, vote_seconds
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.recovery import LOCK, LockRecord, Recovered, recovered_step
+from sterna_protocol.round.schedule import Schedule
 from sterna_protocol.round.setting import Setting
 from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS
 from sterna_protocol.wire.messages import (
@@ -54,6 +51,10 @@ class OpenRound:
     """Messages in, effects out, for one round; ``certificate`` is set when the round is decided.
 
     A node outside the committee follows: it keeps the messages and can recognise the decision.
+
+    Args:
+        limits: longest seconds of each phase (``Pace.limits``).
+        neighbours: who is there.
     """
 
     def __init__(
@@ -63,21 +64,28 @@ class OpenRound:
         *,
         trains: bool,
         now: float,
+        limits: Mapping[Phase, float],
+        neighbours: Neighbours,
         adapter_before: AdapterBefore,
         verify: Verify,
         recovered: Recovered | None = None,
     ) -> None:
         self.setting = setting
-        self.phase = Phase.TRAIN
         self.certificate: Certificate | None = None
         self.pool = Pool(setting.members)
         self.deliberation = Deliberation(setting, self.pool, key.peer)
         self._key = key
-        self._trains = trains
-        self._started = now
-        self._phase_began = now
-        self._overtaken_at: float | None = None
-        self._committed: frozenset[bytes] = frozenset()
+        self.schedule = Schedule(
+            setting,
+            self.pool,
+            self.deliberation,
+            me=key.peer,
+            trains=trains,
+            now=now,
+            limits=limits,
+            neighbours=neighbours,
+        )
+        self._neighbours = neighbours
         self._now = now
         self._adapter_before = adapter_before
         self._verify = verify
@@ -105,6 +113,10 @@ class OpenRound:
     # What is seen
 
     @property
+    def phase(self) -> Phase:
+        return self.schedule.phase
+
+    @property
     def attempt(self) -> int:
         return self._consensus.attempt
 
@@ -129,9 +141,11 @@ class OpenRound:
             verify=self._verify,
         )
 
-    def add(self, held: Held) -> None:
+    def add(self, now: float, held: Held) -> None:
         """Keep a message that ``admit`` returned."""
         is_first = self.pool.at(held.place) is None
+        if is_first:
+            self.schedule.note_arrival(now, held)
         evidence, dropped = self.pool.add(held, self._consensus.pinned)
         self._forget(dropped)
         if evidence is not None:
@@ -154,6 +168,12 @@ class OpenRound:
         if place.kind == Kind.PREVOTE:
             self._consensus.add_two_faced(place.attempt, place.author)
 
+    def delta_checked(self, now: float, announcement: bytes, error: str | None) -> None:
+        """The delta of ``announcement`` is stored and good (None), or why not."""
+        self.deliberation.delta_checked(announcement, error)
+        if error is None:
+            self.schedule.course.note_arrival(Phase.REVEAL, announcement, now)
+
     def missing(self) -> tuple[bytes, ...]:
         """Announcements that are needed but not held."""
         return self.deliberation.missing(self._consensus.offered)
@@ -166,13 +186,13 @@ class OpenRound:
         self.deliberation.blobs[held.id] = Blob.GOOD
         self._send(0, Commitment(announcement=held.id))
 
-    def advance(self, now: float, participants: frozenset[bytes]) -> list[Effect]:
-        """Do all that can be done now. ``participants``: connected peers that mean to announce."""
+    def advance(self, now: float) -> list[Effect]:
+        """Do all that can be done now."""
         self._now = now
         for timer in [timer for timer, due in self._timers.items() if due <= now]:
             del self._timers[timer]
             self._consensus.timeout(*timer)
-        while self._turn(now, participants):
+        while self._turn(now):
             pass
         self._resend(now)
         effects, self._out = self._out, []
@@ -180,106 +200,53 @@ class OpenRound:
 
     def next_wake(self) -> float:
         """When ``advance`` may have something to do even if nothing is received."""
-        charter = self.setting.charter
-        times = [*self._timers.values()]
+        times = [self.schedule.next_end(self._now), *self._timers.values()]
         if any(self._is_resent(held) for held in reversed(self._own.values())):
             times.append(self._resend_at)
-        ends = [self._phase_began + attest_seconds(charter)]
-        if self.phase is Phase.TRAIN:
-            ends = [self._started + charter.timing.train / 1000]
-            if self._overtaken_at is not None:
-                ends.append(self._overtaken_at + vote_seconds(charter, 0))
-        # Once its time is over, a phase ends by what is received.
-        if self.phase is not Phase.DECIDE:
-            times += [end for end in ends if self._now < end]
-        return min(times, default=float("inf"))
+        return min(times)
 
-    def _turn(self, now: float, participants: frozenset[bytes]) -> bool:
+    def _turn(self, now: float) -> bool:
         if self.certificate is not None:
             return False
         if self.own_announcement is not None and self._commitment_place not in self._own:
             # A crash came between the two.
             self._send(0, Commitment(announcement=self.own_announcement.id))
-        self._follow_phases(now, participants)
+        self._follow_phases(now)
         if self.phase is not Phase.TRAIN:
             self._reveal()
         if self._is_member:
             if self.phase is Phase.REVEAL:
-                self.deliberation.fetch_announced(self._committed)
+                self.deliberation.fetch_announced(self.schedule.committed.keys())
             self.deliberation.prepare(self.attempt, self._consensus.offered)
-        action = self._consensus.next(self.deliberation.judge)
+        action = self._consensus.next(self.deliberation.judge, self._is_away)
         if action is not None:
             self._act(now, action)
             return True
         return self._propose()
 
-    def _follow_phases(self, now: float, participants: frozenset[bytes]) -> None:
+    def _follow_phases(self, now: float) -> None:
         is_overtaken = self._consensus.overtaken is not None
-        if self.phase is Phase.TRAIN and (is_overtaken or self._is_training_over(participants)):
-            self.phase, self._phase_began = Phase.REVEAL, now
-            self._committed = frozenset(self.pool.commitments().values())
-            self._reveal()
-        if not self._is_member:
-            if is_overtaken:
-                self.phase = Phase.DECIDE
-            return
-        if self.phase is Phase.REVEAL and (is_overtaken or self._is_revealing_over()):
-            self._attest()
-            self.phase, self._phase_began = Phase.ATTEST, now
-        if self.phase is Phase.ATTEST and (
-            is_overtaken
-            or is_attesting_over(
-                self.setting.charter,
-                now=now,
-                attested=self._phase_began,
-                attesters=len(self.pool.attesters()),
-                members=len(self.setting.members),
-                quorum=self.setting.quorum,
-            )
-        ):
-            self.phase = Phase.DECIDE
-            self._consensus.start()
+        while (begun := self.schedule.follow(now, is_overtaken=is_overtaken)) is not None:
+            if begun is Phase.REVEAL:
+                self._reveal()
+            elif begun is Phase.ATTEST:
+                self._attest()
+            elif self._is_member:
+                self._consensus.start()
 
-    def _is_training_over(self, participants: frozenset[bytes]) -> bool:
-        if self._overtaken_at is None:
-            members = self.pool.authors().intersection(self.setting.members)
-            if len(self.pool.attesters() | members) >= self.setting.blocking:
-                self._overtaken_at = self._now
-        return is_training_over(
-            self.setting.charter,
-            now=self._now,
-            started=self._started,
-            expected=participants | ({self._key.peer} if self._trains else set()),
-            committed=self.pool.commitments().keys(),
-            overtaken=self._overtaken_at,
-        )
-
-    def _is_revealing_over(self) -> bool:
-        charter, blobs = self.setting.charter, self.deliberation.blobs
-        is_late = self._now >= self._phase_began + attest_seconds(charter)
-        good = sum(blobs.get(name) is Blob.GOOD for name in self._committed)
-        if is_late and good < charter.limits.min_deltas:
-            # Better a delta whose author came late than no slate.
-            self._committed |= frozenset(self.pool.commitments().values())
-        return is_revealing_over(
-            charter,
-            is_late=is_late,
-            good=good,
-            waiting=sum(blobs.get(name) not in (Blob.GOOD, Blob.BAD) for name in self._committed),
-            attesters=len(self.pool.attesters()),
-            blocking=self.setting.blocking,
-        )
+    def _is_away(self, member: bytes) -> bool:
+        return not self._neighbours.is_present(member)
 
     def _reveal(self) -> None:
         held = self.own_announcement
         if held is not None and self.pool.at(held.place) is None:
             self._out.append(Broadcast(held.frame))
-            self.add(held)
+            self.add(self._now, held)
 
     def _attest(self) -> None:
         accepted = [
             name
-            for name in self._committed
+            for name in self.schedule.committed
             if self.deliberation.blobs.get(name) is Blob.GOOD
             and name in self.pool.announcements
             and not self.pool.is_conflicted(self.pool.announcements[name].place)
@@ -290,7 +257,7 @@ class OpenRound:
     def _act(self, now: float, action: Action) -> None:
         match action:
             case StartTimer(step, attempt):
-                self._timers[step, attempt] = now + vote_seconds(self.setting.charter, attempt)
+                self._timers[step, attempt] = now + self.schedule.step_seconds(attempt)
             case Propose(attempt, choice, valid_attempt):
                 decision = self.deliberation.decision(choice)
                 if not choice:
@@ -348,7 +315,7 @@ class OpenRound:
         held = self._sign(attempt, body)
         self._out.append(Broadcast(held.frame))
         if self.pool.at(held.place) is None:
-            self.add(held)
+            self.add(self._now, held)
 
     def _store_lock(self, attempt: int, choice: bytes) -> None:
         if attempt in self._locks:
@@ -439,13 +406,13 @@ class OpenRound:
         if not self._is_member:
             return
         if has_attested:
-            self.phase = Phase.ATTEST
+            self.schedule.enter(Phase.ATTEST, self._now)
         step = recovered_step(recovered.own.values())
         if step is not None:
             attempt, at, locked, proposed = step
-            self.phase = Phase.DECIDE
+            self.schedule.enter(Phase.DECIDE, self._now)
             self._consensus.restore(attempt, at, locked, proposed=proposed)
 
     def _recount(self, held: Held) -> None:
         if not self.pool.has(held.id):
-            self.add(held)
+            self.add(self._now, held)

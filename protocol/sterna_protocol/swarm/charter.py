@@ -106,7 +106,8 @@ class MergeRule(Record):
 
 
 class Timing(Record):
-    """Longest time of each phase, from its start; a phase ends earlier when nothing more can come.
+    """Longest time of each phase, from its start; a phase ends earlier when nothing more can come, or after
+    the time that the last rounds took (``round.pace``).
 
     An attempt's propose, prevote and precommit timeouts are ``vote`` x (1 + attempt).
     """

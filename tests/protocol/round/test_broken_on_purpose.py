@@ -52,8 +52,8 @@ def a_quorum_off_by_one(patch: Patch) -> None:
 def votes_sent_before_they_are_stored(patch: Patch) -> None:
     advance = OpenRound.advance
 
-    def hasty(self: OpenRound, now: float, participants: frozenset[bytes]) -> object:
-        effects = advance(self, now, participants)
+    def hasty(self: OpenRound, now: float) -> object:
+        effects = advance(self, now)
         return sorted(effects, key=lambda effect: not isinstance(effect, Broadcast))
 
     patch.setattr(OpenRound, "advance", hasty)

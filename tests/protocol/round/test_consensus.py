@@ -430,3 +430,62 @@ def test_forgotten_votes_do_not_count():
     machine.forget(PRECOMMIT, 0, A)
     add(machine, PRECOMMIT, 0, V, C)
     assert all(not isinstance(action, Decided) for action in settle(machine))
+
+
+def away(*members: bytes):
+    return lambda member: member in members
+
+
+def test_does_not_wait_for_a_proposer_that_is_away():
+    machine = consensus()
+    machine.start()
+    assert votes(settle(machine)) == []
+    action = machine.next(yes, away(A))
+    assert action == Vote(PREVOTE, 0, NIL)
+
+
+def test_a_proposal_of_somebody_who_is_away_counts():
+    machine = consensus()
+    machine.start()
+    settle(machine)
+    machine.add_offer(0, A, V, 0)
+    assert machine.next(wait, away(A)) is None
+    assert machine.next(yes, away(A)) == Vote(PREVOTE, 0, V)
+
+
+def test_a_step_ends_when_all_who_are_there_have_voted_for_different_things():
+    machine = consensus()
+    machine.start()
+    settle(machine)
+    machine.add_offer(0, A, V, 0)
+    assert votes(settle(machine)) == [(PREVOTE, 0, V)]
+    add(machine, PREVOTE, 0, NIL, A, B)
+    assert settle(machine) == [StartTimer(Step.PREVOTE, 0)]
+    assert machine.next(yes, away(C)) == Vote(PRECOMMIT, 0, NIL)
+
+
+def test_when_all_who_are_there_decided_nothing_the_next_attempt_begins():
+    machine = consensus()
+    machine.start()
+    machine.timeout(Step.PROPOSE, 0)
+    settle(machine)
+    add(machine, PREVOTE, 0, NIL, A, B)
+    assert votes(settle(machine)) == [(PRECOMMIT, 0, NIL)]
+    add(machine, PRECOMMIT, 0, NIL, A, B)
+    assert settle(machine) == [StartTimer(Step.PRECOMMIT, 0)]
+    assert machine.next(yes, away(C)) == StartTimer(Step.PROPOSE, 1)
+    assert machine.attempt == 1
+
+
+@pytest.mark.parametrize("kind", [PREVOTE, PRECOMMIT])
+def test_a_decision_that_a_quorum_chose_is_waited_for_until_its_content_comes(kind):
+    machine = consensus()
+    machine.start()
+    machine.timeout(Step.PROPOSE, 0)
+    settle(machine)
+    add(machine, kind, 0, V, A, B, C)
+    if kind is PRECOMMIT:
+        add(machine, PREVOTE, 0, NIL, A, B)
+    settle(machine)
+    assert machine.next(yes, away()) is None
+    assert machine.attempt == 0
