@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sterna.app.founding import find_base
-from sterna.app.light import Format, pull_adapter, verify_round
+from sterna.app.light import Format, pull_adapter, verify_round, verify_without
 from sterna.train.base import Base
 
 
@@ -43,11 +43,27 @@ def pull(
     return asyncio.run(pull_adapter(ticket, Path(output), Format(format), timeout=timeout))
 
 
-def verify(ticket: str, *, round_: int | None = None, timeout: float = 60.0) -> dict[str, Any]:
+def verify(
+    ticket: str,
+    *,
+    round_: int | None = None,
+    without: str | None = None,
+    output: Path | str = "adapter",
+    format: Literal["peft", "gguf"] = "peft",
+    timeout: float = 60.0,
+) -> dict[str, Any]:
     """Check a swarm's chain and recompute the merge of one round; as `sterna verify --json`.
 
+    Args:
+        without: the id of a peer: replay the slates up to that round without its deltas instead, and write
+            the adapter they give to ``output``.
+
     Raises:
+        MalformedMessage: the ticket or the peer id is not one.
+        ConfigError: the peer ``without`` has no delta there, or ``output`` holds something else.
         VerificationError: the certificate does not follow from its deltas, or from the chain before it.
-        Unreachable: nobody of the swarm answers, or the round is not certified yet.
+        Unreachable: nobody of the swarm answers, the round is not certified yet, or its deltas are gone.
     """
-    return asyncio.run(verify_round(ticket, round_, timeout=timeout))
+    if without is None:
+        return asyncio.run(verify_round(ticket, round_, timeout=timeout))
+    return asyncio.run(verify_without(ticket, without, round_, Path(output), Format(format), timeout=timeout))

@@ -13,6 +13,9 @@ from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.ids import short
 from sterna_protocol.wire.messages import Certificate
 
+Answer = Callable[[bytes, bytes], bytes | None]
+"""(peer asked, request): what it answers instead of its driver, None for nothing else."""
+
 
 class MemoryJournal:
     """``sterna.swarm.ports.Journal`` in memory."""
@@ -77,14 +80,14 @@ class Switchboard:
         for driver in self.drivers.values():
             driver.peers_changed(frozenset(self.drivers))
 
-    def line(self, peer: bytes, answer: Callable[[bytes], bytes | None] = lambda data: None) -> Line:
+    def line(self, peer: bytes, answer: Answer = lambda peer, data: None) -> Line:
         return Line(self, peer, answer)
 
 
 class Line:
     """``sterna.swarm.ports.Network`` of one peer. ``answer`` may answer a request before any driver does."""
 
-    def __init__(self, board: Switchboard, peer: bytes, answer: Callable[[bytes], bytes | None]) -> None:
+    def __init__(self, board: Switchboard, peer: bytes, answer: Answer) -> None:
         self._board = board
         self._peer = peer
         self._answer = answer
@@ -98,7 +101,7 @@ class Line:
 
     async def request(self, peer: bytes, data: bytes, *, timeout: float) -> bytes:
         await asyncio.sleep(0)
-        answered = self._answer(data)
+        answered = self._answer(peer, data)
         if answered is not None:
             return answered
         if peer not in self._board.drivers:

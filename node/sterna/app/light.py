@@ -11,15 +11,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sterna.errors import Unreachable
+from sterna.errors import ConfigError, Unreachable
 from sterna.formats.gguf import write_gguf
 from sterna.formats.native import write_native
 from sterna.formats.peft import write_peft
 from sterna.net import Net, NetConfig, PeerConnected, PeerDisconnected, open_net
 from sterna.swarm.light import LightPeer
-from sterna_protocol.swarm.charter import SignedCharter
+from sterna.swarm.unmerge import unmerge
+from sterna_protocol.merge.adapter import Adapter, encode_adapter
+from sterna_protocol.swarm.charter import Charter, SignedCharter
 from sterna_protocol.swarm.committee import committee
 from sterna_protocol.swarm.ticket import Ticket, decode_ticket
+from sterna_protocol.wire.chunks import blob_digest
+from sterna_protocol.wire.ids import parse_peer_name
 
 MORE_PEERS_SECONDS = 1.0
 """After the first peer answered: how long others of the ticket may still connect, to be asked as well."""
@@ -51,20 +55,17 @@ async def pull_adapter(ticket_text: str, output: Path, format_: Format, *, timeo
         if certificate is None:
             raise Unreachable(f"the swarm {charter.name!r} has certified no round yet; try again later")
         adapter = await light.adapter(charter, chain.head_adapter)
-    match format_:
-        case Format.PEFT:
-            write_peft(output, charter=charter, adapter=adapter, base_name=charter.base_name)
-        case Format.GGUF:
-            write_gguf(output, charter=charter, adapter=adapter)
-        case Format.STERNA:
-            history = [chain.at(round_) for round_ in range(1, certificate.round_)]
-            write_native(
-                output,
-                charter=signed,
-                adapter=adapter,
-                certificate=certificate,
-                history=[earlier for earlier in history if earlier is not None],
-            )
+    if format_ is Format.STERNA:
+        history = [chain.at(round_) for round_ in range(1, certificate.round_)]
+        write_native(
+            output,
+            charter=signed,
+            adapter=adapter,
+            certificate=certificate,
+            history=[earlier for earlier in history if earlier is not None],
+        )
+    else:
+        _write_bare(output, charter, adapter, format_)
     return {
         "swarm": charter.swarm_id.hex(),
         "name": charter.name,
@@ -113,6 +114,53 @@ async def verify_round(ticket_text: str, round_: int | None, *, timeout: float) 
         "committee": len(committee(charter, chain.at(wanted - 1))),
         "adapter_digest": certificate.decision.adapter.hex(),
     }
+
+
+async def verify_without(
+    ticket_text: str, peer: str, round_: int | None, output: Path, format_: Format, *, timeout: float
+) -> dict[str, Any]:
+    """Replay the slates up to a round without the deltas of ``peer``, and write that adapter; what was done.
+
+    Raises:
+        MalformedMessage: the ticket or the peer id is not one.
+        ConfigError: the peer has no delta there, or the format cannot hold the result.
+        Unreachable: nobody of the swarm answers, or what would be replayed is no longer served.
+        VerificationError: what the peers show contradicts the ticket.
+    """
+    ticket, author = decode_ticket(ticket_text), parse_peer_name(peer)
+    if format_ is Format.STERNA:
+        raise ConfigError(
+            "no certificate stands for an adapter without a peer, so that it cannot prove itself: "
+            "choose --format peft or gguf"
+        )
+    async with open_light_peer(ticket, timeout=timeout) as light:
+        charter = (await light.charter()).charter
+        chain = await light.chain(charter)
+        wanted = chain.round_ - 1 if round_ is None else round_
+        result = await unmerge(light, charter, chain, author, wanted)
+    _write_bare(output, charter, result.adapter, format_)
+    certificate = chain.at(wanted)
+    return {
+        "without": peer,
+        "swarm": charter.swarm_id.hex(),
+        "round": wanted,
+        "contributed": list(result.contributed),
+        "replayed": list(result.replayed),
+        "by_certificate": list(result.by_certificate),
+        "complete": result.is_complete,
+        "adapter_digest": blob_digest(encode_adapter(charter, result.adapter)).hex(),
+        "certified_adapter_digest": certificate.decision.adapter.hex() if certificate else None,
+        "format": format_.value,
+        "path": str(output),
+    }
+
+
+def _write_bare(output: Path, charter: Charter, adapter: Adapter, format_: Format) -> None:
+    """Write a format that carries no proof."""
+    if format_ is Format.GGUF:
+        write_gguf(output, charter=charter, adapter=adapter)
+    else:
+        write_peft(output, charter=charter, adapter=adapter, base_name=charter.base_name)
 
 
 async def fetch_charter(ticket: Ticket, *, timeout: float = 60.0) -> SignedCharter:

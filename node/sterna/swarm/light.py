@@ -16,7 +16,7 @@ from sterna_protocol.merge.adapter import (
     encode_adapter,
     genesis_adapter,
 )
-from sterna_protocol.merge.codec import decode_delta, delta_blob_bytes
+from sterna_protocol.merge.codec import Delta, decode_delta, delta_blob_bytes
 from sterna_protocol.merge.rules import merge
 from sterna_protocol.round.chain import Chain
 from sterna_protocol.round.heads import (
@@ -31,7 +31,7 @@ from sterna_protocol.swarm.introduction import encode_charter_request
 from sterna_protocol.swarm.ticket import Ticket
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.ids import short
-from sterna_protocol.wire.messages import Certificate, decode_frame
+from sterna_protocol.wire.messages import Certificate, SlateEntry, decode_frame
 
 T = TypeVar("T")
 
@@ -73,28 +73,34 @@ class LightPeer:
 
         Raises:
             Unreachable: no peer shows a chain as long as the ticket's anchor.
-            VerificationError: the chain contradicts the anchor: another history than the issuer's.
+            VerificationError: all who answer contradict the anchor: another history than the issuer's.
         """
-        chain = Chain(charter, genesis_digest(charter))
-        answered = 0
+        genesis, anchor_round = genesis_digest(charter), self._ticket.anchor_round
+        chain = Chain(charter, genesis)
+        found, strange = False, None
         for peer in self._peers():
+            # Up to the anchor each peer shows its own history: one with stolen keys must not hide another's.
+            shown = chain if chain.round_ > anchor_round else Chain(charter, genesis)
             try:
-                await self._extend(chain, peer)
-                answered += 1
+                await self._extend(shown, peer)
+                answered = True
             except (Unreachable, ProtocolError):
-                continue
-        anchor_round = self._ticket.anchor_round
-        if answered == 0 or chain.round_ <= anchor_round:
-            raise Unreachable(
-                f"no peer shows the certificates up to round {anchor_round}; try again when more are online"
-            )
-        anchored = chain.at(anchor_round)
-        if anchored is not None and anchored.id != self._ticket.anchor:
+                answered = False
+            anchored = shown.at(anchor_round)
+            if anchored is not None and anchored.id != self._ticket.anchor:
+                strange = anchored.id
+            elif answered and shown.round_ > anchor_round:
+                chain, found = shown, True
+        if found:
+            return chain
+        if strange is not None:
             raise VerificationError(
-                f"round {anchor_round} ended in {short(anchored.id)}, the ticket says "
+                f"round {anchor_round} ended in {short(strange)}, the ticket says "
                 f"{short(self._ticket.anchor)}: these peers show another history than the ticket's"
             )
-        return chain
+        raise Unreachable(
+            f"no peer shows the certificates up to round {anchor_round}; try again when more are online"
+        )
 
     async def adapter(self, charter: Charter, digest: bytes) -> Adapter:
         """The adapter blob ``digest``, fetched from whoever has it and checked by its name.
@@ -105,6 +111,15 @@ class LightPeer:
         if digest == genesis_digest(charter):
             return genesis_adapter(charter)
         return decode_adapter(charter, await self._blob(digest, adapter_blob_bytes(charter)))
+
+    async def delta(self, charter: Charter, entry: SlateEntry) -> Delta:
+        """The delta of a slate entry, fetched from whoever has it and checked by its name and its header.
+
+        Raises:
+            Unreachable: no peer gave it.
+        """
+        data = await self._blob(entry.delta, delta_blob_bytes(charter))
+        return decode_delta(charter, author=entry.author, round_=entry.trained_round, data=data)
 
     async def recompute(self, charter: Charter, chain: Chain, certificate: Certificate) -> None:
         """Refetch the deltas of a certified slate, merge them, and return if that gives its adapter.
@@ -119,10 +134,7 @@ class LightPeer:
         previous = await self.adapter(charter, before)
         deltas = []
         for entry in certificate.decision.entries:
-            data = await self._blob(entry.delta, delta_blob_bytes(charter))
-            deltas.append(
-                (entry, decode_delta(charter, author=entry.author, round_=entry.trained_round, data=data))
-            )
+            deltas.append((entry, await self.delta(charter, entry)))
         merged = await asyncio.to_thread(merge, charter, previous, deltas, certificate.round_)
         digest = blob_digest(encode_adapter(charter, merged))
         if digest != certificate.decision.adapter:
@@ -151,7 +163,10 @@ class LightPeer:
 
     async def _blob(self, digest: bytes, size: int) -> bytes:
         await self._network.fetch(digest, size, self._peers(), timeout=FETCH_SECONDS)
-        return self._read_blob(digest)
+        data = self._read_blob(digest)
+        if blob_digest(data) != digest:
+            raise VerificationError(f"what was fetched as the blob {short(digest)} is another one")
+        return data
 
     async def _first_correct(self, request: bytes, check: Callable[[bytes], T], what: str) -> T:
         reasons = []

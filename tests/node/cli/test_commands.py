@@ -151,6 +151,20 @@ def test_a_demo_of_two_files_is_refused(text: Path, capsys: pytest.CaptureFixtur
     assert "3 to 8" in one_line_of(capsys.readouterr().err)
 
 
+TICKET = encode_ticket(Ticket(swarm=b"s" * 32, addresses=()))
+
+
+def test_a_peer_to_leave_out_is_named_by_its_id(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", TICKET, "--without", "alice"]) == 6
+    assert "peer id 'alice' has 5 letters" in one_line_of(capsys.readouterr().err)
+
+
+def test_an_adapter_without_a_peer_cannot_prove_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+    assert run(["verify", TICKET, "--without", peer, "--format", "sterna"]) == 2
+    assert "choose --format peft or gguf" in one_line_of(capsys.readouterr().err)
+
+
 def test_chaos_needs_three_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["demo", "--chaos", "--rounds", "2"]) == 2
     assert "at least 3 rounds" in one_line_of(capsys.readouterr().err)

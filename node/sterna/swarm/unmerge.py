@@ -1,0 +1,108 @@
+"""A chain replayed without one contributor: exact, because merges are integers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from sterna.errors import ConfigError, Unreachable
+from sterna.swarm.light import LightPeer
+from sterna_protocol.merge.adapter import Adapter
+from sterna_protocol.merge.codec import Delta
+from sterna_protocol.merge.rules import merge
+from sterna_protocol.round.chain import Chain
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.wire.ids import peer_name
+from sterna_protocol.wire.messages import Decision, SlateEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Unmerged:
+    """``adapter`` is what ``round_`` would have given, had no slate of ``replayed`` held the peer's deltas.
+
+    ``by_certificate`` are the rounds with a delta of the peer whose slate is no longer served: their share
+    of the peer remains. ``contributed``: all rounds that merged a delta of the peer.
+    """
+
+    adapter: Adapter
+    round_: int
+    contributed: tuple[int, ...]
+    replayed: tuple[int, ...]
+    by_certificate: tuple[int, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.by_certificate
+
+
+async def unmerge(light: LightPeer, charter: Charter, chain: Chain, peer: bytes, round_: int) -> Unmerged:
+    """Replay the slates up to ``round_`` without the deltas of ``peer``.
+
+    From the first round with a delta of the peer on, each slate is merged again: what a rule makes of the
+    others (a median, say) depends on who else is there. Deltas that the others trained meanwhile stay what
+    they are, although they were trained from adapters with the peer's share.
+
+    Raises:
+        ConfigError: no slate up to ``round_`` holds a delta of the peer.
+        Unreachable: nobody serves the deltas of the newest round with a delta of the peer any more.
+    """
+    decisions = {number: _decision(chain, number) for number in range(1, round_ + 1)}
+    contributed = tuple(
+        number
+        for number, decision in decisions.items()
+        if any(entry.author == peer for entry in decision.entries)
+    )
+    if not contributed:
+        raise ConfigError(
+            f"{peer_name(peer)} has no delta in rounds 1 to {round_}; sterna peers and rounds show who has"
+        )
+    slates, start = await _served(light, charter, decisions, peer, contributed[0])
+    if start is None or start > contributed[-1]:
+        raise Unreachable(
+            f"the deltas of round {contributed[-1]} are no longer served, so that nothing of "
+            f"{peer_name(peer)} can be taken out; charter: they are kept for "
+            f"{charter.limits.retention_rounds} rounds"
+        )
+    before = chain.adapter_before(start)
+    if before is None:
+        raise Unreachable(f"the adapter before round {start} is not in the chain")
+    adapter = await light.adapter(charter, before)
+    replayed = tuple(range(start, round_ + 1))
+    for number in replayed:
+        adapter = await asyncio.to_thread(merge, charter, adapter, slates[number], number)
+    return Unmerged(
+        adapter=adapter,
+        round_=round_,
+        contributed=contributed,
+        replayed=replayed,
+        by_certificate=tuple(number for number in contributed if number < start),
+    )
+
+
+Slate = list[tuple[SlateEntry, Delta]]
+
+
+async def _served(
+    light: LightPeer, charter: Charter, decisions: dict[int, Decision], peer: bytes, first: int
+) -> tuple[dict[int, Slate], int | None]:
+    """The slates without ``peer`` from the newest back to ``first``, as far as all their deltas are served,
+    and the first round from which they can be replayed."""
+    slates: dict[int, Slate] = {}
+    start = None
+    for number in sorted(decisions, reverse=True):
+        if number < first:
+            break
+        others = [entry for entry in decisions[number].entries if entry.author != peer]
+        try:
+            slates[number] = [(entry, await light.delta(charter, entry)) for entry in others]
+        except Unreachable:
+            break
+        start = number
+    return slates, start
+
+
+def _decision(chain: Chain, number: int) -> Decision:
+    certificate = chain.at(number)
+    if certificate is None:
+        raise Unreachable(f"round {number} is not certified; the newest is {chain.round_ - 1}")
+    return certificate.decision
