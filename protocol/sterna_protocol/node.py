@@ -103,6 +103,8 @@ class Node:
         self._fetching_adapter: bytes | None = None
         self._training: int | None = None
         self._closed: Pool | None = None
+        self._known_heads: Heads | None = None
+        self._told: tuple[Heads, bytes] | None = None
         self._early = Early()
         self._neighbours = Neighbours(key.peer, vote_seconds(charter, 0))
         self._pace = Pace(charter)
@@ -154,6 +156,10 @@ class Node:
         """When to call ``tick`` at the latest; infinity if only messages can change anything."""
         around = self._neighbours
         return min(self._open.next_wake(), around.next_due(self._open.missing()), around.next_gone())
+
+    def holds(self, frame: bytes) -> bool:
+        """Whether exactly these bytes are held of the open round: once more they change nothing."""
+        return self._open.pool.has_frame(frame)
 
     # What happens
 
@@ -210,7 +216,10 @@ class Node:
 
     def heads(self) -> bytes:
         """A request that tells a peer where this node stands."""
-        return encode_sync(self._heads())
+        heads = self._heads()
+        if self._told is None or self._told[0] is not heads:
+            self._told = (heads, encode_sync(heads))
+        return self._told[1]
 
     def answer(self, peer: bytes, request: bytes) -> bytes:
         """The response to a peer's request.
@@ -224,6 +233,7 @@ class Node:
             raise MalformedMessage(f"sync request about swarm {asked.swarm.hex()[:8]}")
         if isinstance(asked, Heads):
             self._neighbours.note_trainer(peer, asked.trains)
+            return self.heads()
         return encode_sync(respond(asked, self._heads(), self._chain, self._open))
 
     def synced(self, now: float, peer: bytes, response: bytes) -> list[Effect]:
@@ -266,13 +276,17 @@ class Node:
         return effects
 
     def _heads(self) -> Heads:
-        return Heads(
-            swarm=self._swarm,
-            round_=self.round_,
-            head=self._chain.head_id,
-            messages=self._open.pool.digest(),
-            trains=self._trains,
-        )
+        messages = self._open.pool.digest()
+        known = self._known_heads
+        if known is None or known.messages != messages or known.round_ != self.round_:
+            self._known_heads = known = Heads(
+                swarm=self._swarm,
+                round_=self.round_,
+                head=self._chain.head_id,
+                messages=messages,
+                trains=self._trains,
+            )
+        return known
 
     # Frames
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sterna.simulate.dice import Dice
 from sterna.simulate.learning import Learning
@@ -94,6 +95,10 @@ MIXED = "mixed"
 """Every Byzantine peer draws one of the attacks."""
 
 
+remembering_sign = lru_cache(maxsize=1 << 12)(sign)
+"""``sign`` that signs the same lie once."""
+
+
 @dataclass(slots=True)
 class Gossip:
     """What those who lie together know of a round: what was said in it, by whom, and their keys."""
@@ -133,7 +138,9 @@ def faces(
         return [frame]
     others = other_bodies(decode_body(message), message.round_, gossip, previous_adapter)
     return [frame] + [
-        sign(key, swarm=message.swarm, round_=message.round_, attempt=message.attempt, body=body).frame()
+        remembering_sign(
+            key, swarm=message.swarm, round_=message.round_, attempt=message.attempt, body=body
+        ).frame()
         for body in others
     ]
 
@@ -214,7 +221,9 @@ def forged(
             true = [
                 CommitSignature(
                     member=liar.peer,
-                    signature=sign(liar, swarm=swarm, round_=round_, attempt=0, body=vote).signature,
+                    signature=remembering_sign(
+                        liar, swarm=swarm, round_=round_, attempt=0, body=vote
+                    ).signature,
                 )
                 for liar in sorted(gossip.keys, key=lambda liar: liar.peer)
             ]
@@ -239,5 +248,5 @@ def forged(
         second_body=halves[1],
         second_signature=bytes(64),
     ).frame()
-    own = sign(key, swarm=swarm, round_=round_, attempt=0, body=Precommit(choice=b""))
+    own = remembering_sign(key, swarm=swarm, round_=round_, attempt=0, body=Precommit(choice=b""))
     yield own.model_copy(update={"author": victim}).frame()

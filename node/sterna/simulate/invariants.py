@@ -116,11 +116,11 @@ class Invariants:
         """An honest peer says that another honest peer broke the protocol."""
         self.broken(f"peer {number} blames the honest peer {other}: {reason}")
 
-    def stands(self, number: int, *, round_: int, head: bytes | None, disk: int) -> None:
-        """After an event: an honest peer's open round and the decision before it, and its disk."""
+    def stands(self, number: int, round_: int, head: Certificate | None, disk: int) -> None:
+        """After an event: an honest peer's open round, the certificate before, and how many it stored."""
         if round_ != disk + 1:
             self.broken(f"peer {number} is in round {round_} with {disk} certificates on disk")
-        elif head is not None and head != self.decided[round_ - 2].id:
+        elif head is not None and head.id != self.decided[round_ - 2].id:
             self.broken(f"round {round_ - 1} changed at peer {number} after it was closed")
 
     def holds(self, number: int, messages: int) -> None:

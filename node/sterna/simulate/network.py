@@ -19,14 +19,17 @@ CUT_SECONDS = (5.0, 40.0)
 
 
 class Network:
-    """Between ``peers`` peers; it fails as ``faults`` say until ``heal`` is called."""
+    """Between ``peers`` peers; it fails as ``faults`` say until ``heal`` is called.
+
+    ``side``: while a partition lasts, which side each peer is on.
+    """
 
     def __init__(self, seed: int, peers: int, faults: Faults) -> None:
         self.faults = faults
         self.is_relayed = peers > FULL_MESH_PEERS
         self._dice = Dice(seed, "network")
         self._peers = peers
-        self._side: list[int] | None = None
+        self.side: list[int] | None = None
         self._sick = True
 
     def neighbours(self) -> list[tuple[int, ...]]:
@@ -41,10 +44,6 @@ class Network:
                 mesh[one][other] = None
                 mesh[other][one] = None
         return [tuple(sorted(found)) for found in mesh]
-
-    def is_cut(self, one: int, other: int) -> bool:
-        """Whether a partition runs between two peers."""
-        return self._side is not None and self._side[one] != self._side[other]
 
     def latency(self) -> float:
         return self._dice.around(self.faults.latency)
@@ -65,16 +64,16 @@ class Network:
         for _ in range(self._peers):
             place = self._dice.between(0.0, 1.0)
             sides.append(sum(place >= bound for bound in weights))
-        self._side = sides
+        self.side = sides
         return self._dice.between(*CUT_SECONDS)
 
     def unite(self) -> float:
         """End the partition; returns after how many seconds the next begins."""
-        self._side = None
+        self.side = None
         share = self.faults.partition
         return self._dice.between(*CUT_SECONDS) * (1 - share) / share
 
     def heal(self) -> None:
         """From now on nothing is lost, doubled or cut."""
         self._sick = False
-        self._side = None
+        self.side = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from sterna.simulate.attacks import Attack
+from sterna.simulate.learning import GENESIS_ADAPTER
 from sterna_protocol.node import Node
 from sterna_protocol.wire.messages import Certificate, Evidence
 from sterna_protocol.wire.signing import SigningKey
@@ -32,6 +33,10 @@ class Disk:
     certificates: list[Certificate] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
     blobs: set[bytes] = field(default_factory=set)
+
+    def adapter(self) -> bytes:
+        """Digest of the adapter that the last certificate names."""
+        return self.certificates[-1].decision.adapter if self.certificates else GENESIS_ADAPTER
 
     def put_own(self, round_: int, attempt: int, kind: int, frame: bytes) -> None:
         if self.own.setdefault((round_, attempt, kind), frame) != frame:

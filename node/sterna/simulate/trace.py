@@ -10,6 +10,10 @@ PACK = struct.Struct("<dBI").pack
 """Seconds of virtual time, what happened, the number of the peer it happened to."""
 
 
+PENDING = 1024
+"""Events that are digested at once: many small updates cost more than the hash."""
+
+
 class Happening(IntEnum):
     BOOT = 1
     CRASH = 2
@@ -31,11 +35,18 @@ class Trace:
     def __init__(self) -> None:
         self.events = 0
         self._digest = hashlib.sha256()
+        self._pending: list[bytes] = []
 
     def note(self, now: float, what: Happening, peer: int, data: bytes = b"") -> None:
         self.events += 1
-        self._digest.update(PACK(now, what, peer))
-        self._digest.update(data)
+        self._pending.append(PACK(now, what, peer) + data)
+        if len(self._pending) == PENDING:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._digest.update(b"".join(self._pending))
+        self._pending.clear()
 
     def hexdigest(self) -> str:
+        self._flush()
         return self._digest.hexdigest()

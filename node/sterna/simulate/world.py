@@ -9,10 +9,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from sterna.simulate.attacks import ATTACKS, Gossip, faces, uncalled
+from sterna.simulate.attacks import ATTACKS, Gossip
+from sterna.simulate.blobs import Blobs
 from sterna.simulate.dice import Dice
 from sterna.simulate.faults import Faults
 from sterna.simulate.invariants import Invariants
@@ -20,6 +20,7 @@ from sterna.simulate.learning import GENESIS_ADAPTER, Learning
 from sterna.simulate.network import Network
 from sterna.simulate.peer import NEVER, DiskRefused, Peer, key_of
 from sterna.simulate.trace import Happening, Trace
+from sterna.simulate.traffic import HEADS_SECONDS, Traffic, remembering_decode
 from sterna_protocol.errors import LocalProtocolError, RemoteProtocolError, Untimely
 from sterna_protocol.node import Node
 from sterna_protocol.round.effects import (
@@ -37,34 +38,17 @@ from sterna_protocol.round.effects import (
     StoreOwn,
     Train,
 )
+from sterna_protocol.round.recovery import LOCK
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire import signing
-from sterna_protocol.wire.messages import Figures, Signed, decode_frame
+from sterna_protocol.wire.messages import Signed
 
-FIGURES = Figures(
-    loss_before_micronats=3_000_000,
-    loss_after_micronats=2_900_000,
-    steps=40,
-    tokens=40_960,
-    milliseconds=60_000,
-)
-HEADS_SECONDS = 2.0
-"""Mean time between two exchanges of heads, as in sterna.swarm.driver."""
-
-TRAIN_SECONDS = (2.0, 10.0)
-FETCH_SECONDS = (0.01, 0.5)
-MERGE_SECONDS = (0.01, 0.3)
-RETRY_SECONDS = 0.5
-FETCH_TRIES = 4
 DOWN_SECONDS = (0.2, 20.0)
 EFFECTS_TO_CRASH = 12
 """A crash comes within that many effects, between any two of them."""
 
 BLACKOUT = 0.1
 """Share of crashes that take everybody along."""
-
-ONE_LIE = 0.5
-"""How often a liar tells everybody the same: a quorum can only be led astray together."""
 
 MIN_TICK = 1e-6
 STATUS_EVERY = 64
@@ -73,14 +57,22 @@ STATUS_EVERY = 64
 Step = Callable[[Node, float], list[Effect]]
 
 
-@lru_cache(maxsize=1 << 16)
-def remembering_verify(peer: bytes, signature: bytes, preimage: bytes) -> None:
-    """``signing.verify`` that checks a good signature once for all nodes of the process."""
-    signing.verify(peer, signature, preimage)
+class Signatures:
+    """``verify`` is ``signing.verify``, but checks a good signature once for all nodes of the swarm, and none
+    that one of them made before its eyes."""
 
+    def __init__(self) -> None:
+        self._good: set[tuple[bytes, bytes, bytes]] = set()
 
-remembering_decode = lru_cache(maxsize=1 << 12)(decode_frame)
-"""``decode_frame`` that decodes a good frame once for all nodes of the process: records never change."""
+    def made(self, message: Signed) -> None:
+        """A node signed ``message`` with its own key."""
+        self._good.add((message.author, message.signature, message.preimage()))
+
+    def verify(self, peer: bytes, signature: bytes, preimage: bytes) -> None:
+        claim = (peer, signature, preimage)
+        if claim not in self._good:
+            signing.verify(*claim)
+            self._good.add(claim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +93,13 @@ class World:
         self.now = 0.0
         self.trace = Trace()
         self.network = Network(seed, casting.peers, faults)
-        self._dice = Dice(seed, "peers")
+        self.dice = Dice(seed, "peers")
         self._faults = faults
-        self._charter = charter
-        self._learning = learning
+        self.charter = charter
         self._queue: list[tuple[float, int, Peer | None, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._closes = 0
+        self._reached: dict[int, list[Peer]] = {}
         neighbours = self.network.neighbours()
         self.peers = [
             Peer(
@@ -115,26 +107,30 @@ class World:
                 key=key_of(number),
                 trains=number < casting.trainers,
                 attack=ATTACKS[casting.attacks[number]] if number in casting.attacks else None,
-                rate=self._dice.between(1 - faults.skew, 1 + faults.skew),
-                offset=self._dice.between(0.0, 1000.0),
+                rate=self.dice.between(1 - faults.skew, 1 + faults.skew),
+                offset=self.dice.between(0.0, 1000.0),
                 neighbours=neighbours[number],
             )
             for number in range(casting.peers)
         ]
         self.honest = [peer for peer in self.peers if peer.is_honest]
-        self._by_id = {peer.key.peer: peer for peer in self.peers}
+        self.by_id = {peer.key.peer: peer for peer in self.peers}
         self.invariants = Invariants(
             charter,
             GENESIS_ADAPTER,
             learning,
-            lambda key: key not in self._by_id or self._by_id[key].is_honest,
+            lambda key: key not in self.by_id or self.by_id[key].is_honest,
         )
         liars = [peer.key for peer in self.peers if not peer.is_honest]
-        self._gossip = Gossip(keys=liars, learning=learning, entries={}, decisions={}, frames=[])
+        self._signatures = Signatures()
+        self._traffic = Traffic(
+            self, Gossip(keys=liars, learning=learning, entries={}, decisions={}, frames=[])
+        )
+        self._blobs = Blobs(self, learning)
         for peer in self.peers:
-            self._at(self._dice.between(0.0, 0.5), self._boot, peer)
+            self._at(self.dice.between(0.0, 0.5), self._boot, peer)
         if faults.partition:
-            self._at(self._dice.between(0.0, 20.0), self._divide)
+            self._at(self.dice.between(0.0, 20.0), self._divide)
         self._is_sick = True
 
     # Running
@@ -187,13 +183,7 @@ class World:
         node = peer.node
         if node is None:
             return
-        head = node.head
-        self.invariants.stands(
-            peer.number,
-            round_=node.round_,
-            head=None if head is None else head.id,
-            disk=len(peer.disk.certificates),
-        )
+        self.invariants.stands(peer.number, node.round_, node.head, len(peer.disk.certificates))
         if self.trace.events % STATUS_EVERY == 0:
             self.invariants.holds(peer.number, node.status().messages)
 
@@ -203,7 +193,7 @@ class World:
         self._count += 1
         heapq.heappush(self._queue, (self.now + delay, self._count, None, 0, action, arguments))
 
-    def _later(self, peer: Peer, delay: float, action: Callable[..., None], *arguments: Any) -> None:
+    def later(self, peer: Peer, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         """An event of this life of ``peer``: a crash takes it along."""
         self._count += 1
         heapq.heappush(self._queue, (self.now + delay, self._count, peer, peer.life, action, arguments))
@@ -220,33 +210,34 @@ class World:
         self.trace.note(self.now, Happening.BOOT, peer.number)
         try:
             peer.node = Node(
-                self._charter,
+                self.charter,
                 peer.key,
                 trains=peer.trains,
                 now=peer.clock(self.now),
                 genesis_adapter=GENESIS_ADAPTER,
                 certificates=tuple(disk.certificates),
-                own_frames=disk.own_since(open_round - self._charter.limits.max_staleness),
+                own_frames=disk.own_since(open_round - self.charter.limits.max_staleness),
                 evidence=disk.evidence_of(open_round),
-                verify=remembering_verify,
+                verify=self._signatures.verify,
                 decode=remembering_decode,
             )
-            self._input(peer, lambda node, now: node.start(now))
+            self._reached = {}
+            self.input(peer, lambda node, now: node.start(now))
         except (LocalProtocolError, DiskRefused) as error:
             self._fail(peer, error)
         self._notice_around(peer)
-        self._later(peer, self._dice.between(0.0, HEADS_SECONDS), self._exchange)
+        self.later(peer, self.dice.between(0.0, HEADS_SECONDS), self._traffic.exchange)
         if peer.attack is not None and peer.attack.is_active:
-            self._later(peer, self._dice.between(0.0, 1.0), self._attack)
+            self.later(peer, self.dice.between(0.0, 1.0), self._traffic.attack)
 
     def _crash(self, peer: Peer) -> None:
-        everybody = self._dice.chance(BLACKOUT)
+        everybody = self.dice.chance(BLACKOUT)
         for down in self.peers if everybody else (peer,):
             if down.node is None:
                 continue
             self.trace.note(self.now, Happening.CRASH, down.number)
             self._stop(down)
-            self._at(self._dice.between(*DOWN_SECONDS), self._boot, down)
+            self._at(self.dice.between(*DOWN_SECONDS), self._boot, down)
 
     def _stop(self, peer: Peer) -> None:
         peer.node = None
@@ -269,149 +260,40 @@ class World:
 
     # Who sees whom
 
-    def _linked(self, one: Peer, other: Peer) -> bool:
-        return (
-            one.node is not None
-            and other.node is not None
-            and not self.network.is_cut(one.number, other.number)
-        )
+    def are_linked(self, one: Peer, other: Peer) -> bool:
+        """Whether both live and no partition runs between them."""
+        if one.node is None or other.node is None:
+            return False
+        side = self.network.side
+        return side is None or side[one.number] == side[other.number]
 
-    def _neighbours(self, peer: Peer) -> list[Peer]:
-        return [other for number in peer.neighbours if self._linked(peer, other := self.peers[number])]
+    def neighbours(self, peer: Peer) -> list[Peer]:
+        """Those that ``peer`` reaches now, ascending."""
+        found = self._reached.get(peer.number)
+        if found is None:
+            found = [
+                other for number in peer.neighbours if self.are_linked(peer, other := self.peers[number])
+            ]
+            self._reached[peer.number] = found
+        return found
 
     def _notice_all(self) -> None:
+        self._reached = {}
         for peer in self.peers:
-            self._later(peer, self.network.latency(), self._notice)
+            self.later(peer, self.network.latency(), self._notice)
 
     def _notice_around(self, peer: Peer) -> None:
+        self._reached = {}
         for number in (peer.number, *peer.neighbours):
-            self._later(self.peers[number], self.network.latency(), self._notice)
+            self.later(self.peers[number], self.network.latency(), self._notice)
 
     def _notice(self, peer: Peer) -> None:
-        connected = frozenset(other.key.peer for other in self._neighbours(peer))
-        self._input(peer, lambda node, now: node.peers_changed(now, connected))
-
-    # Gossip
-
-    def _publish(self, peer: Peer, frame: bytes) -> None:
-        """Send a frame that the peer's node wants to be sent."""
-        item = remembering_decode(frame)
-        if isinstance(item, Signed):
-            self._gossip.note(item, frame)
-        others = self._neighbours(peer)
-        attack = peer.attack
-        if attack is None:
-            for other in others:
-                self._transmit(peer, other, frame)
-            return
-        shown = faces(attack, peer.key, frame, self._gossip, self._adapter_of(peer))
-        if self._dice.chance(ONE_LIE):
-            shown = [self._dice.pick(shown)]
-        for other in others:
-            if self._dice.chance(attack.shown):
-                self._transmit(peer, other, self._dice.pick(shown))
-
-    def _adapter_of(self, peer: Peer) -> bytes:
-        certificates = peer.disk.certificates
-        return certificates[-1].decision.adapter if certificates else GENESIS_ADAPTER
-
-    def _transmit(self, sender: Peer, receiver: Peer, frame: bytes) -> None:
-        network, now = self.network, self.now
-        for _ in range(network.copies()):
-            sender.messages += 1
-            sender.bytes += len(frame)
-            # A copy that comes after another one changes nothing: it counts, but nobody waits for it.
-            if network.is_relayed and receiver.accepted.get(frame, NEVER) <= now:
-                continue
-            if network.is_lost():
-                continue
-            delay = network.latency()
-            if network.is_relayed:
-                if receiver.accepted.get(frame, NEVER) <= now + delay:
-                    continue
-                receiver.accepted[frame] = now + delay
-            self._later(receiver, delay, self._deliver, sender, frame)
-
-    def _deliver(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
-        if not self._linked(sender, receiver):
-            receiver.accepted.pop(frame, None)
-            return
-        node = receiver.node
-        if node is None:
-            return
-        self.trace.note(self.now, Happening.FRAME, receiver.number, frame)
-        try:
-            effects = node.receive(receiver.clock(self.now), frame, sender.key.peer)
-        except Untimely:
-            receiver.accepted.pop(frame, None)
-            return
-        except RemoteProtocolError as error:
-            if receiver.is_honest and sender.is_honest:
-                self.invariants.blamed(receiver.number, sender.number, str(error))
-            return
-        if self.network.is_relayed:
-            self._relay(receiver, sender, frame)
-        self._perform(receiver, effects)
-
-    def _relay(self, peer: Peer, sender: Peer, frame: bytes) -> None:
-        for other in self._neighbours(peer):
-            if other is not sender and (peer.attack is None or self._dice.chance(peer.attack.shown)):
-                self._transmit(peer, other, frame)
-
-    def _attack(self, peer: Peer) -> None:
-        """What an active attacker does every second."""
-        node, attack = peer.node, peer.attack
-        others = self._neighbours(peer)
-        if node is None or attack is None:
-            return
-        if others:
-            frames = uncalled(
-                attack,
-                self._dice,
-                peer.key,
-                swarm=self._charter.swarm_id,
-                round_=node.round_,
-                victims=[victim.key.peer for victim in self.honest],
-                gossip=self._gossip,
-            )
-            for frame in frames:
-                self._transmit(peer, self._dice.pick(others), frame)
-        self._later(peer, 1.0, self._attack)
-
-    # Sync
-
-    def _exchange(self, peer: Peer) -> None:
-        others = self._neighbours(peer)
-        if others and peer.node is not None:
-            self._ask(peer, self._dice.pick(others), peer.node.heads())
-        self._later(peer, HEADS_SECONDS * self._dice.between(0.5, 1.5), self._exchange)
-
-    def _ask(self, asker: Peer, peer: Peer, data: bytes) -> None:
-        asker.messages += 1
-        asker.bytes += len(data)
-        if not self.network.is_lost() and self._linked(asker, peer):
-            self._later(peer, self.network.latency(), self._respond, asker, data)
-
-    def _respond(self, peer: Peer, asker: Peer, data: bytes) -> None:
-        node, attack = peer.node, peer.attack
-        if node is None or not self._linked(asker, peer) or (attack is not None and not attack.answers):
-            return
-        self.trace.note(self.now, Happening.REQUEST, peer.number, data)
-        response = node.answer(asker.key.peer, data)
-        if attack is not None and attack.garbles:
-            response = response[:1] + response[2:] if self._dice.chance(0.5) else response[:-40]
-        peer.messages += 1
-        peer.bytes += len(response)
-        if not self.network.is_lost():
-            self._later(asker, self.network.latency(), self._synced, peer, response)
-
-    def _synced(self, asker: Peer, peer: Peer, response: bytes) -> None:
-        self.trace.note(self.now, Happening.RESPONSE, asker.number, response)
-        self._input(asker, lambda node, now: node.synced(now, peer.key.peer, response), peer)
+        connected = frozenset(other.key.peer for other in self.neighbours(peer))
+        self.input(peer, lambda node, now: node.peers_changed(now, connected))
 
     # Driving a node
 
-    def _input(self, peer: Peer, step: Step, blamed: Peer | None = None) -> None:
+    def input(self, peer: Peer, step: Step, blamed: Peer | None = None) -> None:
         node = peer.node
         if node is None:
             return
@@ -423,9 +305,9 @@ class World:
             if peer.is_honest and (blamed is None or blamed.is_honest):
                 self.invariants.blamed(peer.number, -1 if blamed is None else blamed.number, str(error))
             return
-        self._perform(peer, effects)
+        self.perform(peer, effects)
 
-    def _perform(self, peer: Peer, effects: Iterable[Effect]) -> None:
+    def perform(self, peer: Peer, effects: Iterable[Effect]) -> None:
         """Carry out effects in order, as far as the peer lives, and set its alarm."""
         for effect in effects:
             if peer.crash_after is not None:
@@ -444,23 +326,25 @@ class World:
         at = max(peer.world_time(wake), self.now + MIN_TICK)
         if at < peer.wake or peer.wake <= self.now:
             peer.wake = at
-            self._later(peer, at - self.now, self._tick, at)
+            self.later(peer, at - self.now, self._tick, at)
 
     def _tick(self, peer: Peer, at: float) -> None:
         if peer.wake == at:
             peer.wake = NEVER
             self.trace.note(self.now, Happening.TICK, peer.number)
-            self._input(peer, lambda node, now: node.tick(now))
+            self.input(peer, lambda node, now: node.tick(now))
 
     def _carry_out(self, peer: Peer, effect: Effect) -> None:
         match effect:
             case Broadcast(frame):
                 if peer.is_honest:
                     self._hear(peer, frame)
-                self._publish(peer, frame)
+                self._traffic.publish(peer, frame)
             case StoreOwn(round_, attempt, kind, frame):
                 self.trace.note(self.now, Happening.STORE, peer.number, frame)
                 peer.disk.put_own(round_, attempt, kind, frame)
+                if kind != LOCK and isinstance(message := remembering_decode(frame), Signed):
+                    self._signatures.made(message)
             case StoreCertificate(certificate):
                 if peer.is_honest:
                     self.invariants.certified(peer.number, certificate, len(peer.disk.certificates))
@@ -472,23 +356,22 @@ class World:
             case Closed(certificate):
                 self._close(peer, certificate.round_, certificate.id)
             case Request(other, data):
-                self._ask(peer, self._by_id[other], data)
+                self._traffic.ask(peer, self.by_id[other], data)
             case FetchDelta():
-                self._fetch(peer, effect, FETCH_TRIES)
+                self._blobs.fetch_delta(peer, effect)
             case Merge():
-                self._later(peer, self._dice.between(*MERGE_SECONDS), self._merge, effect)
+                self._blobs.merge(peer, effect)
             case FetchAdapter(adapter, holders):
-                self._fetch_adapter(peer, adapter, holders)
-            case Train(round_, adapter):
-                patience = 0.0 if peer.attack is None else peer.attack.patience
-                self._later(peer, patience + self._dice.between(*TRAIN_SECONDS), self._train, round_, adapter)
+                self._blobs.fetch_adapter(peer, adapter, holders)
+            case Train():
+                self._blobs.train(peer, effect)
             case Fork(ours):
                 if peer.is_honest:
                     self.invariants.forks += 1
                     self.invariants.broken(f"peer {peer.number} sees a fork in round {ours.round_}")
             case Misbehaved(other, reason):
-                if peer.is_honest and self._by_id[other].is_honest:
-                    self.invariants.blamed(peer.number, self._by_id[other].number, reason)
+                if peer.is_honest and self.by_id[other].is_honest:
+                    self.invariants.blamed(peer.number, self.by_id[other].number, reason)
 
     def _hear(self, peer: Peer, frame: bytes) -> None:
         message = remembering_decode(frame)
@@ -501,62 +384,9 @@ class World:
         peer.closed[round_] = self.now
         self._closes += 1
         peer.accepted = {}
-        if self._is_sick and self._faults.crash and self._dice.chance(self._faults.crash):
-            self._later(peer, self._dice.between(0.0, 15.0), self._doom)
+        if self._is_sick and self._faults.crash and self.dice.chance(self._faults.crash):
+            self.later(peer, self.dice.between(0.0, 15.0), self._doom)
 
     def _doom(self, peer: Peer) -> None:
         if self._is_sick:
-            peer.crash_after = 1 + self._dice.below(EFFECTS_TO_CRASH)
-
-    # Blobs
-
-    def _train(self, peer: Peer, round_: int, adapter: bytes) -> None:
-        delta = self._learning.trained(peer.number, round_, adapter)
-        peer.disk.blobs.add(delta)
-        self._input(peer, lambda node, now: node.trained(now, round_=round_, delta=delta, figures=FIGURES))
-
-    def _gives(self, holder: Peer, peer: Peer, blob: bytes) -> bool:
-        if blob not in holder.disk.blobs or not self._linked(holder, peer):
-            return False
-        return holder.attack is None or self._dice.chance(holder.attack.serves)
-
-    def _fetch(self, peer: Peer, effect: FetchDelta, tries: int) -> None:
-        is_had = effect.delta in peer.disk.blobs or any(
-            self._gives(self._by_id[holder], peer, effect.delta) for holder in effect.holders
-        )
-        if is_had:
-            self._later(peer, self._dice.between(*FETCH_SECONDS), self._fetched, effect, None)
-        elif tries:
-            self._later(peer, RETRY_SECONDS, self._fetch, effect, tries - 1)
-        else:
-            self._later(peer, RETRY_SECONDS, self._fetched, effect, "no holder was reached")
-
-    def _fetched(self, peer: Peer, effect: FetchDelta, error: str | None) -> None:
-        if error is None:
-            peer.disk.blobs.add(effect.delta)
-        self._input(peer, lambda node, now: node.delta_checked(now, effect.announcement, error))
-
-    def _merge(self, peer: Peer, effect: Merge) -> None:
-        missing = [entry for entry in effect.entries if entry.delta not in peer.disk.blobs]
-        if missing and peer.is_honest:
-            self.invariants.broken(f"peer {peer.number} is to merge a delta that it does not hold")
-        adapter = self._learning.merged(effect.round_, effect.previous_adapter, effect.entries)
-        if peer.attack is not None and not peer.attack.merges:
-            adapter = bytes(reversed(adapter))
-        peer.disk.blobs.add(adapter)
-        self._input(peer, lambda node, now: node.merged(now, effect.slate, adapter))
-
-    def _fetch_adapter(self, peer: Peer, adapter: bytes, holders: tuple[bytes, ...]) -> None:
-        is_had = (
-            adapter == GENESIS_ADAPTER
-            or adapter in peer.disk.blobs
-            or any(self._gives(self._by_id[holder], peer, adapter) for holder in holders)
-        )
-        if is_had:
-            peer.disk.blobs.add(adapter)
-            self._later(peer, self._dice.between(*FETCH_SECONDS), self._adapter_ready, adapter)
-        else:
-            self._later(peer, 2 * RETRY_SECONDS, self._fetch_adapter, adapter, holders)
-
-    def _adapter_ready(self, peer: Peer, adapter: bytes) -> None:
-        self._input(peer, lambda node, now: node.adapter_ready(now, adapter))
+            peer.crash_after = 1 + self.dice.below(EFFECTS_TO_CRASH)

@@ -16,7 +16,7 @@ class Chain:
     """Certificates from the first one held to the head. They are kept as frames, about 2 KiB a round.
 
     ``certificates`` are trusted (they come from the own disk), ascend without gaps, and begin at round 1 or
-    at an anchor that the user trusts.
+    at an anchor that the user trusts. ``round_`` is the open round.
     """
 
     def __init__(
@@ -31,17 +31,13 @@ class Chain:
         self._genesis_adapter = genesis_adapter
         self._verify = verify
         self._first = certificates[0].round_ if certificates else 1
+        self.round_ = self._first
         self._frames: list[bytes] = []
         self._ids: list[bytes] = []
         self._adapters: list[bytes] = []
         self._reported: set[bytes] = set()
         for certificate in certificates:
             self.append(certificate)
-
-    @property
-    def round_(self) -> int:
-        """The open round."""
-        return self._first + len(self._ids)
 
     @property
     def head_id(self) -> bytes:
@@ -123,6 +119,7 @@ class Chain:
             raise MalformedMessage(f"certificate of swarm {certificate.swarm.hex()[:8]}")
         self._frames.append(certificate.frame())
         self._ids.append(certificate.id)
+        self.round_ += 1
         self._adapters.append(certificate.decision.adapter)
         self.head = certificate
 

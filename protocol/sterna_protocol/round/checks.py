@@ -119,7 +119,9 @@ def check_body(setting: Setting, held: Held, adapter_before: AdapterBefore) -> N
         )
 
 
-def check_evidence(setting: Setting, pool: Pool, evidence: Evidence, *, pinned: set[int]) -> None:
+def check_evidence(
+    setting: Setting, pool: Pool, evidence: Evidence, *, pinned: set[int], verify: Verify
+) -> None:
     """Return if ``evidence`` proves something new about a place of the open round.
 
     Raises:
@@ -136,7 +138,7 @@ def check_evidence(setting: Setting, pool: Pool, evidence: Evidence, *, pinned: 
         if place.author not in setting.members or pool.proof_of(place.author) is not None:
             raise Untimely(f"evidence of round {place.round_} about {place.author.hex()[:8]}, of no use")
         # [REJECT] The author signed both
-        evidence.verify()
+        evidence.verify(verify)
         return
     # [IGNORE] The place is not yet proven two-faced
     if pool.is_conflicted(place):
@@ -148,4 +150,4 @@ def check_evidence(setting: Setting, pool: Pool, evidence: Evidence, *, pinned: 
     if not pool.has_room(place, pinned):
         raise Untimely("no room for this evidence")
     # [REJECT] The author signed both
-    evidence.verify()
+    evidence.verify(verify)

@@ -12,6 +12,7 @@ without a session:
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -25,6 +26,9 @@ from sterna_protocol.wire.limits import (
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
 )
+
+MAX_HEADS_BYTES = 128
+"""Topic, three digests of 34 bytes, a round of at most 5, a truth value, and six bytes of the map."""
 
 MAX_ASKED_FRAMES = 1024
 """Ids in one request for frames: 34 bytes each, 35 of 64 KiB."""
@@ -125,7 +129,7 @@ def decode_request(data: bytes) -> RequestRecord:
         record = REQUESTS[Topic(data[0])]
     except (ValueError, KeyError) as error:
         raise MalformedMessage(f"no sync request has the topic {data[0]}") from error
-    return record.decode(data[1:])
+    return _decode_heads(data) if record is Heads else record.decode(data[1:])
 
 
 def decode_response(data: bytes) -> ResponseRecord:
@@ -137,4 +141,15 @@ def decode_response(data: bytes) -> ResponseRecord:
         record = RESPONSES[Topic(data[0])]
     except (ValueError, KeyError) as error:
         raise MalformedMessage(f"no sync response has the topic {data[0]}") from error
-    return record.decode(data[1:])
+    return _decode_heads(data) if record is Heads else record.decode(data[1:])
+
+
+def _decode_heads(data: bytes) -> Heads:
+    # Longer ones are refused, and are not to be remembered.
+    return _remembered_heads(data) if len(data) <= MAX_HEADS_BYTES else Heads.decode(data[1:])
+
+
+@lru_cache(maxsize=256)
+def _remembered_heads(data: bytes) -> Heads:
+    """Nodes that stand at the same place say so in the same bytes, every two seconds."""
+    return Heads.decode(data[1:])

@@ -154,7 +154,7 @@ class OpenRound:
 
     def admit_evidence(self, evidence: Evidence) -> None:
         """Return if the proof is new; nothing is kept yet. Raises as checks.check_evidence."""
-        check_evidence(self.setting, self.pool, evidence, pinned=self._consensus.pinned)
+        check_evidence(self.setting, self.pool, evidence, pinned=self._consensus.pinned, verify=self._verify)
 
     def add_evidence(self, evidence: Evidence, *, is_stored: bool = False) -> None:
         """Keep a proof that ``admit_evidence`` passed."""

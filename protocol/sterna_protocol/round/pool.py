@@ -47,6 +47,7 @@ class Pool:
         self._two_faced: set[bytes] = set()
         self._newest: dict[bytes, int] = {}
         self._strangers: set[bytes] = set()
+        self._ids: tuple[bytes, ...] | None = None
         self._digest: bytes | None = None
         self._commitments: dict[bytes, bytes] | None = None
         self._authors: frozenset[bytes] | None = None
@@ -134,7 +135,7 @@ class Pool:
 
     def _changed(self) -> None:
         self.version += 1
-        self._digest = self._commitments = self._authors = None
+        self._ids = self._digest = self._commitments = self._authors = None
 
     def _make_room(self, place: Place, pinned: set[int]) -> list[Place]:
         self._changed()
@@ -167,7 +168,9 @@ class Pool:
 
     def ids(self) -> tuple[bytes, ...]:
         """Ids of the messages and conflicts held, ascending."""
-        return tuple(sorted(self._set))
+        if self._ids is None:
+            self._ids = tuple(sorted(self._set))
+        return self._ids
 
     def digest(self) -> bytes:
         """Equal in two nodes exactly if their ``ids`` are."""

@@ -7,6 +7,7 @@ message that has one author; a ``Certificate`` speaks through the signatures ins
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from enum import IntEnum
 from functools import cached_property
 from itertools import pairwise
@@ -253,8 +254,8 @@ class Evidence(Record):
     def frame(self) -> bytes:
         return bytes((Kind.EVIDENCE,)) + self.encode()
 
-    def verify(self) -> None:
-        """Return if ``author`` signed both messages.
+    def verify(self, verify: Callable[[bytes, bytes, bytes], None] = signing.verify) -> None:
+        """Return if ``author`` signed both messages. ``verify``: ``signing.verify``, or an equal function.
 
         Raises:
             BadSignature: it did not.
@@ -271,7 +272,7 @@ class Evidence(Record):
                 author=self.author,
                 body_digest=body_digest,
             )
-            signing.verify(self.author, signature, signed)
+            verify(self.author, signature, signed)
 
 
 T = TypeVar("T")

@@ -113,7 +113,7 @@ MUTATIONS = (
         "Verdict.YES if merge == decision.adapter else Verdict.NO",
         "Verdict.YES",
     ),
-    Mutation("evidence is not checked", "round/checks.py", "    evidence.verify()", "    pass"),
+    Mutation("evidence is not checked", "round/checks.py", "    evidence.verify(verify)", "    pass"),
     Mutation(
         "nothing is sent again",
         "round/open_round.py",

@@ -1,0 +1,156 @@
+"""Traffic: what peers send each other, and what becomes of it: gossip, sync, and uncalled-for attacks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from sterna.simulate.attacks import Gossip, faces, uncalled
+from sterna.simulate.peer import NEVER, Peer
+from sterna.simulate.trace import Happening
+from sterna_protocol.errors import RemoteProtocolError, Untimely
+from sterna_protocol.wire.messages import Signed, decode_frame
+
+if TYPE_CHECKING:
+    from sterna.simulate.world import World
+
+HEADS_SECONDS = 2.0
+"""Mean time between two exchanges of heads, as in sterna.swarm.driver."""
+
+ONE_LIE = 0.5
+"""How often a liar tells everybody the same: a quorum can only be led astray together."""
+
+remembering_decode = lru_cache(maxsize=1 << 12)(decode_frame)
+"""``decode_frame`` that decodes a good frame once for all nodes of the process: records never change."""
+
+
+class Traffic:
+    """All messages of a ``world`` go through here; ``gossip`` is what the liars listen to."""
+
+    def __init__(self, world: World, gossip: Gossip) -> None:
+        self._world = world
+        self._gossip = gossip
+        self._network = world.network
+        self._dice = world.dice
+
+    # Gossip
+
+    def publish(self, peer: Peer, frame: bytes) -> None:
+        """Send a frame that the peer's node wants to be sent."""
+        item = remembering_decode(frame)
+        if isinstance(item, Signed):
+            self._gossip.note(item, frame)
+        others = self._world.neighbours(peer)
+        attack = peer.attack
+        if attack is None:
+            for other in others:
+                self._transmit(peer, other, frame)
+            return
+        shown = faces(attack, peer.key, frame, self._gossip, peer.disk.adapter())
+        if self._dice.chance(ONE_LIE):
+            shown = [self._dice.pick(shown)]
+        for other in others:
+            if self._dice.chance(attack.shown):
+                self._transmit(peer, other, self._dice.pick(shown))
+
+    def _transmit(self, sender: Peer, receiver: Peer, frame: bytes) -> None:
+        network, now = self._network, self._world.now
+        copies = network.copies()
+        sender.messages += copies
+        sender.bytes += copies * len(frame)
+        for copy in range(copies):
+            # What is sent once more to one who took it changes nothing: it counts, but nobody waits for it.
+            # Copies that the network makes do arrive, so that nodes meet them too.
+            if copy == 0 and receiver.accepted.get(frame, NEVER) <= now:
+                continue
+            if network.is_lost():
+                continue
+            delay = network.latency()
+            if copy == 0:
+                if receiver.accepted.get(frame, NEVER) <= now + delay:
+                    continue
+                receiver.accepted[frame] = now + delay
+            self._world.later(receiver, delay, self._deliver, sender, frame)
+
+    def _deliver(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
+        world, node = self._world, receiver.node
+        if node is None:
+            return
+        if not world.are_linked(sender, receiver):
+            receiver.accepted.pop(frame, None)
+            return
+        world.trace.note(world.now, Happening.FRAME, receiver.number, frame)
+        try:
+            effects = node.receive(receiver.clock(world.now), frame, sender.key.peer)
+        except Untimely:
+            if node.holds(frame):
+                receiver.accepted[frame] = world.now
+            else:
+                receiver.accepted.pop(frame, None)
+            return
+        except RemoteProtocolError as error:
+            if receiver.is_honest and sender.is_honest:
+                world.invariants.blamed(receiver.number, sender.number, str(error))
+            return
+        if self._network.is_relayed:
+            self._relay(receiver, sender, frame)
+        world.perform(receiver, effects)
+
+    def _relay(self, peer: Peer, sender: Peer, frame: bytes) -> None:
+        for other in self._world.neighbours(peer):
+            if other is not sender and (peer.attack is None or self._dice.chance(peer.attack.shown)):
+                self._transmit(peer, other, frame)
+
+    def attack(self, peer: Peer) -> None:
+        """What an active attacker does every second."""
+        node, attack = peer.node, peer.attack
+        others = self._world.neighbours(peer)
+        if node is None or attack is None:
+            return
+        if others:
+            frames = uncalled(
+                attack,
+                self._dice,
+                peer.key,
+                swarm=self._world.charter.swarm_id,
+                round_=node.round_,
+                victims=[victim.key.peer for victim in self._world.honest],
+                gossip=self._gossip,
+            )
+            for frame in frames:
+                self._transmit(peer, self._dice.pick(others), frame)
+        self._world.later(peer, 1.0, self.attack)
+
+    # Sync
+
+    def exchange(self, peer: Peer) -> None:
+        """Ask a neighbour for its heads, again and again."""
+        others = self._world.neighbours(peer)
+        if others and peer.node is not None:
+            self.ask(peer, self._dice.pick(others), peer.node.heads())
+        self._world.later(peer, HEADS_SECONDS * self._dice.between(0.5, 1.5), self.exchange)
+
+    def ask(self, asker: Peer, peer: Peer, data: bytes) -> None:
+        """Send a sync request."""
+        asker.messages += 1
+        asker.bytes += len(data)
+        if not self._network.is_lost() and self._world.are_linked(asker, peer):
+            self._world.later(peer, self._network.latency(), self._respond, asker, data)
+
+    def _respond(self, peer: Peer, asker: Peer, data: bytes) -> None:
+        world, node, attack = self._world, peer.node, peer.attack
+        if node is None or not world.are_linked(asker, peer) or (attack is not None and not attack.answers):
+            return
+        world.trace.note(world.now, Happening.REQUEST, peer.number, data)
+        response = node.answer(asker.key.peer, data)
+        if attack is not None and attack.garbles:
+            response = response[:1] + response[2:] if self._dice.chance(0.5) else response[:-40]
+        peer.messages += 1
+        peer.bytes += len(response)
+        if not self._network.is_lost():
+            world.later(asker, self._network.latency(), self._synced, peer, response)
+
+    def _synced(self, asker: Peer, peer: Peer, response: bytes) -> None:
+        world = self._world
+        world.trace.note(world.now, Happening.RESPONSE, asker.number, response)
+        world.input(asker, lambda node, now: node.synced(now, peer.key.peer, response), peer)
