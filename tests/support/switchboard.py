@@ -9,6 +9,7 @@ from pathlib import Path
 from sterna.errors import Unreachable
 from sterna.swarm.driver import Driver
 from sterna.swarm.ports import LocalDelta
+from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.ids import short
 from sterna_protocol.wire.messages import Certificate
@@ -25,6 +26,7 @@ class MemoryJournal:
         self.certificates: list[Certificate] = []
         self.evidence: list[bytes] = []
         self.kept: tuple[int, bytes, bytes, LocalDelta] | None = None
+        self.left: Unsent | None = None
         self.rounds: list[dict[str, object]] = []
         self.blobs: dict[bytes, bytes] = {}
 
@@ -44,6 +46,9 @@ class MemoryJournal:
         if self.kept is None or self.kept[:2] != (round_, base_adapter):
             return None
         return self.kept[2], self.kept[3]
+
+    async def unsent(self, round_: int) -> Unsent | None:
+        return self.left
 
     async def put_round_log(self, round_: int, entry: dict[str, object]) -> None:
         self.rounds.append(entry)

@@ -11,6 +11,9 @@ from typing import ParamSpec, TypeVar
 
 from sterna.store import PendingDelta, SeenPeer, Store
 from sterna.swarm.ports import LocalDelta
+from sterna_protocol.merge.feedback import Unsent
+from sterna_protocol.merge.scheme import subspace_of
+from sterna_protocol.swarm.charter import AdapterScheme, SignedCharter
 from sterna_protocol.wire.messages import Certificate
 
 P = ParamSpec("P")
@@ -40,8 +43,11 @@ class SwarmJournal:
         await self._do(self._store.put_evidence, self._swarm, frame)
 
     async def put_pending(self, round_: int, base_adapter: bytes, delta: bytes, local: LocalDelta) -> None:
+        total = None if local.total is None else await self.put_blob(local.total)
         await self._do(
-            self._store.put_pending, self._swarm, PendingDelta(round_, base_adapter, delta, local.figures)
+            self._store.put_pending,
+            self._swarm,
+            PendingDelta(round_, base_adapter, delta, local.figures, total),
         )
 
     async def pending(self, round_: int, base_adapter: bytes) -> tuple[bytes, LocalDelta] | None:
@@ -50,6 +56,15 @@ class SwarmJournal:
         if pending is None or (pending.round_, pending.base_adapter) != (round_, base_adapter):
             return None
         return pending.delta, LocalDelta(await self.read_blob(pending.delta), pending.figures)
+
+    async def unsent(self, round_: int) -> Unsent | None:
+        """What earlier deltas of the subspace of ``round_``, which is trained now, left out."""
+        scheme = await self._do(self._scheme)
+        await self._do(self._store.feedback.settle, self._swarm, scheme, round_)
+        return await self._do(self._store.feedback.unsent, self._swarm, subspace_of(scheme, round_))
+
+    def _scheme(self) -> AdapterScheme:
+        return SignedCharter.decode(self._store.swarm(self._swarm).signed_charter).charter.adapter
 
     async def put_round_log(self, round_: int, entry: dict[str, object]) -> None:
         await self._do(self._store.put_round_log, self._swarm, round_, json.dumps(entry))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sterna.swarm.ports import LocalDelta
 from sterna.train.worker import Progress, Worker
+from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.swarm.charter import Charter
 
 
@@ -21,7 +22,7 @@ class WorkerTrainer:
     seed: int
     progress: Progress
 
-    async def train(self, round_: int, adapter: bytes) -> LocalDelta:
+    async def train(self, round_: int, adapter: bytes, unsent: Unsent | None) -> LocalDelta:
         trained = await self.worker.train(
             charter=self.charter,
             adapter=adapter,
@@ -30,6 +31,7 @@ class WorkerTrainer:
             data=self.data,
             # Another order of the data in every round, the same when a round is trained again.
             seed=self.seed + round_,
+            unsent=unsent,
             on_progress=self.progress,
         )
-        return LocalDelta(trained.delta_blob, trained.figures)
+        return LocalDelta(trained.delta_blob, trained.figures, trained.total)

@@ -85,5 +85,19 @@ _FIRST = (
     ),
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_ERROR_FEEDBACK = (
+    "ALTER TABLE pending_delta ADD COLUMN total BLOB CHECK (total IS NULL OR length(total) = 32)",
+    """
+    CREATE TABLE residual (
+        swarm    BLOB    NOT NULL REFERENCES swarm (id),
+        subspace INTEGER NOT NULL CHECK (subspace >= 0),
+        round    INTEGER NOT NULL CHECK (round >= 0),
+        total    BLOB    NOT NULL CHECK (length(total) = 32),
+        sent     BLOB    CHECK (sent IS NULL OR length(sent) = 32),
+        PRIMARY KEY (swarm, subspace)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _ERROR_FEEDBACK)
 """Entry n brings a journal from version n to n + 1. Entries are added, never changed."""

@@ -16,6 +16,7 @@ from sterna.home import prepare_home
 from sterna.store.blobs import Blobs
 from sterna.store.disk import TMP_SUFFIX, Disk
 from sterna.store.failures import reported
+from sterna.store.feedback import Feedback
 from sterna.store.journal import Journal, Row
 from sterna.store.keys import create_seed, read_seed
 from sterna.store.lock import lock_home
@@ -46,12 +47,16 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class PendingDelta:
-    """A delta that is trained and in the blobs: after a crash it is announced, not trained again."""
+    """A delta that is trained and in the blobs: after a crash it is announced, not trained again.
+
+    ``total``: the blob of all there was to send, where the codec leaves something out (store.feedback).
+    """
 
     round_: int
     base_adapter: bytes
     delta: bytes
     figures: Figures
+    total: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class Store:
     def __init__(self, home: Path, journal: Journal, blobs: Blobs, disk: Disk, *, lock: int | None) -> None:
         self.home = home
         self.blobs = blobs
+        self.feedback = Feedback(journal, blobs)
         self._journal = journal
         self._disk = disk
         self._lock = lock
@@ -302,27 +308,31 @@ class Store:
 
     def put_pending(self, swarm: bytes, pending: PendingDelta) -> None:
         """Remember what was trained, its blob first; a later one takes its place."""
-        if not self.blobs.has(pending.delta):
-            raise StorageError(f"the delta {short(pending.delta)} is not among the blobs; put it there first")
+        for blob in (pending.delta, pending.total):
+            if blob is not None and not self.blobs.has(blob):
+                raise StorageError(f"the delta {short(blob)} is not among the blobs; put it there first")
+        figures = pending.figures.encode()
         with self._journal.write("the trained delta was not noted") as db:
             db.execute(
-                "INSERT OR REPLACE INTO pending_delta VALUES (?, ?, ?, ?, ?)",
-                (swarm, pending.round_, pending.base_adapter, pending.delta, pending.figures.encode()),
+                "INSERT OR REPLACE INTO pending_delta VALUES (?, ?, ?, ?, ?, ?)",
+                (swarm, pending.round_, pending.base_adapter, pending.delta, figures, pending.total),
             )
 
     def pending(self, swarm: bytes) -> PendingDelta | None:
         """The newest delta that was trained; None if there is none or its blob is gone or damaged."""
         rows = self._journal.read(
-            "SELECT round, base_adapter, delta, figures FROM pending_delta WHERE swarm = ?", (swarm,)
+            "SELECT round, base_adapter, delta, figures, total FROM pending_delta WHERE swarm = ?", (swarm,)
         )
         if not rows:
             return None
-        round_, base_adapter, delta, figures = cast(tuple[int, bytes, bytes, bytes], rows[0])
+        round_, base_adapter, delta, figures, total = cast(
+            tuple[int, bytes, bytes, bytes, bytes | None], rows[0]
+        )
         try:
             self.blobs.check(delta)
         except StorageError:
             return None
-        return PendingDelta(round_, base_adapter, delta, Figures.decode(figures))
+        return PendingDelta(round_, base_adapter, delta, Figures.decode(figures), total)
 
     # What people look at
 
@@ -373,13 +383,14 @@ class Store:
     def collect(self, also_keep: AbstractSet[bytes] = frozenset()) -> int:
         """Delete the blobs that no promise covers; the bytes that this freed.
 
-        Kept are ``also_keep`` (what the open round has fetched), each swarm's base and pending delta, and
-        the slates and adapters of its last ``retention_rounds`` certificates.
+        Kept are ``also_keep`` (what the open round has fetched), each swarm's base and pending delta, what
+        sparse deltas left out, and the slates and adapters of its last ``retention_rounds`` certificates.
         """
         return self.blobs.collect(self._promised() | also_keep)
 
     def _promised(self) -> set[bytes]:
         keep = {cast(bytes, row[0]) for row in self._journal.read("SELECT delta FROM pending_delta")}
+        keep |= self.feedback.promised()
         for membership in self.swarms():
             charter = SignedCharter.decode(membership.signed_charter).charter
             keep.add(charter.base)

@@ -25,6 +25,7 @@ from sterna_protocol.merge.adapter import (
     genesis_adapter,
 )
 from sterna_protocol.merge.codec import decode_delta, delta_blob_bytes
+from sterna_protocol.merge.feedback import needs_feedback
 from sterna_protocol.merge.rules import merge
 from sterna_protocol.node import Node
 from sterna_protocol.round.effects import (
@@ -336,7 +337,9 @@ class Driver:
             self.activity.training = True
             try:
                 adapter = await self._adapter(effect.adapter, tuple(self.peers))
-                local = await trainer.train(effect.round_, adapter)
+                feeds_back = needs_feedback(self.charter)
+                unsent = await self._journal.unsent(effect.round_) if feeds_back else None
+                local = await trainer.train(effect.round_, adapter, unsent)
             except NodeError as failed:
                 # A node that cannot train still votes, serves and follows; its status says why.
                 self.activity.trouble = str(failed)

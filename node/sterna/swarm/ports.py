@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.wire.messages import Certificate, Figures
 
 
@@ -22,16 +23,23 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LocalDelta:
-    """What our own training gave: the encoded delta and its figures."""
+    """What our own training gave: the encoded delta and its figures.
+
+    ``total``: all there was to send, where the codec leaves something out (sterna_protocol.merge.feedback).
+    """
 
     blob: bytes
     figures: Figures
+    total: bytes | None = None
 
 
 class Trainer(Protocol):
-    """Trains one round from an encoded adapter; raises ``WorkerFailed``."""
+    """Trains one round from an encoded adapter; raises ``WorkerFailed``.
 
-    async def train(self, round_: int, adapter: bytes) -> LocalDelta: ...
+    ``unsent``: what earlier deltas of the round's subspace left out, to be sent with this one.
+    """
+
+    async def train(self, round_: int, adapter: bytes, unsent: Unsent | None) -> LocalDelta: ...
 
 
 class Journal(Protocol):
@@ -47,6 +55,7 @@ class Journal(Protocol):
         self, round_: int, base_adapter: bytes, delta: bytes, local: LocalDelta
     ) -> None: ...
     async def pending(self, round_: int, base_adapter: bytes) -> tuple[bytes, LocalDelta] | None: ...
+    async def unsent(self, round_: int) -> Unsent | None: ...
     async def put_round_log(self, round_: int, entry: dict[str, object]) -> None: ...
     async def put_blob(self, data: bytes) -> bytes: ...
     async def read_blob(self, digest: bytes) -> bytes: ...

@@ -29,6 +29,7 @@ from sterna.train.jobs import Workshop
 from sterna.train.text import Turn
 from sterna_kernels.torch import Backward
 from sterna_protocol.errors import ProtocolError
+from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.swarm.charter import Charter
 
 logger = logging.getLogger(__name__)
@@ -93,10 +94,12 @@ def _train(workshop: Workshop, message: Message, tell: Callable[[Message], None]
         author=message["author"],
         data=Path(message["data"]),
         seed=message["seed"],
+        unsent=Unsent(*message["unsent"]) if message["unsent"] is not None else None,
         progress=_progress(tell),
     )
     return {
         "delta": result.delta_blob,
+        "total": result.total,
         "steps": result.trained.steps,
         "tokens": result.trained.tokens,
         "loss_before": result.loss_before,

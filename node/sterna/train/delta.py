@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from sterna_protocol.merge.adapter import STATE_EXPONENT, Adapter
 from sterna_protocol.merge.codec import encode_delta, quantise
+from sterna_protocol.merge.feedback import Unsent, encode_total, needs_feedback, remaining
 from sterna_protocol.merge.scheme import subspace_of
 from sterna_protocol.swarm.charter import Charter
 
@@ -21,12 +22,25 @@ def learned(
 
 
 def delta_blob(
-    charter: Charter, previous: Adapter, trained: NDArray[np.float32], *, author: bytes, round_: int
-) -> bytes:
-    """The encoded, quantised delta of ``trained`` [n] against the adapter it was trained from.
+    charter: Charter,
+    previous: Adapter,
+    trained: NDArray[np.float32],
+    *,
+    author: bytes,
+    round_: int,
+    unsent: Unsent | None = None,
+) -> tuple[bytes, bytes | None]:
+    """The encoded, quantised delta of ``trained`` [n] against the adapter it was trained from; and under a
+    sparse codec the total it was quantised from, which holds what earlier deltas left out.
 
     Raises:
         LocalProtocolError: a trained value is NaN or infinite.
     """
-    delta = quantise(learned(charter, previous, trained, round_), charter.codec)
-    return encode_delta(charter, author=author, round_=round_, delta=delta)
+    values = learned(charter, previous, trained, round_)
+    total = None
+    if needs_feedback(charter):
+        if unsent is not None:
+            values += remaining(charter, author, unsent)
+        total = encode_total(values)
+    delta = quantise(values, charter.codec)
+    return encode_delta(charter, author=author, round_=round_, delta=delta), total

@@ -23,6 +23,7 @@ from sterna.train.text import Turn, read_split
 from sterna.train.tokens import Corpus, TextCodec
 from sterna_kernels.torch import Backward
 from sterna_protocol.merge.adapter import Adapter, decode_adapter, genesis_adapter
+from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.merge.scheme import subspace_of
 from sterna_protocol.swarm.charter import AdapterScheme, Charter
 
@@ -35,9 +36,11 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """A trained round: its delta blob, and what the author says of it."""
+    """A trained round: its delta blob, what that was quantised from if it leaves something out, and what the
+    author says of it."""
 
     delta_blob: bytes
+    total: bytes | None
     trained: Trained
     loss_before: float
     loss_after: float
@@ -66,6 +69,7 @@ class Workshop:
         data: Path,
         seed: int,
         progress: Progress,
+        unsent: Unsent | None = None,
     ) -> RoundResult:
         """One round of this peer.
 
@@ -93,9 +97,12 @@ class Workshop:
             checkpointed=self._checkpointed(charter),
             on_step=lambda step, loss: progress(step, steps, loss),
         )
-        blob = delta_blob(charter, previous, lora.values.numpy(), author=author, round_=round_)
+        blob, total = delta_blob(
+            charter, previous, lora.values.numpy(), author=author, round_=round_, unsent=unsent
+        )
         return RoundResult(
             delta_blob=blob,
+            total=total,
             trained=trained,
             loss_before=before,
             loss_after=self._figure(lora, corpus, charter),

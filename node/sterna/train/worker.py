@@ -16,6 +16,7 @@ from sterna.errors import NodeError, WorkerFailed
 from sterna.pipe import Child, ChildDied, Message, start_child
 from sterna.train.base import open_base
 from sterna.train.text import Turn
+from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire.messages import Figures
 
@@ -55,9 +56,13 @@ class WorkerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A trained round. Losses are nats per token on the peer's own held-out text."""
+    """A trained round. Losses are nats per token on the peer's own held-out text.
+
+    ``total``: all there was to send, where the codec leaves something out (sterna_protocol.merge.feedback).
+    """
 
     delta_blob: bytes
+    total: bytes | None
     figures: Figures
     loss_before: float
     loss_after: float
@@ -108,6 +113,7 @@ class Worker:
         author: bytes,
         data: Path,
         seed: int,
+        unsent: Unsent | None = None,
         on_progress: Progress | None = None,
     ) -> Trained:
         """Train one round from the certified adapter and return the delta.
@@ -116,6 +122,7 @@ class Worker:
             adapter: the encoded adapter blob, or the path of one.
             author: our 32-byte peer id; the delta names it.
             seed: shuffles the data, together with the round.
+            unsent: what earlier deltas of this subspace left out.
 
         Raises:
             DataError: the data cannot be trained on; nothing was trained.
@@ -131,11 +138,13 @@ class Worker:
                 "author": author,
                 "data": str(data),
                 "seed": seed,
+                "unsent": None if unsent is None else [unsent.round_, unsent.total, unsent.sent],
             },
             on_progress,
         )
         return Trained(
             delta_blob=done["delta"],
+            total=done["total"],
             figures=Figures(
                 loss_before_micronats=round(1e6 * done["loss_before"]),
                 loss_after_micronats=round(1e6 * done["loss_after"]),

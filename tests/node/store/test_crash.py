@@ -8,8 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,17 +30,6 @@ class Failing:
         self.count += 1
         if self.count == self._step or (self.lasting and self.count > self._step):
             raise OSError(self._code, os.strerror(self._code), name)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is some: what a killed process wrote stays there as it does on a disk."""
-    memory = Path("/dev/shm")
-    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30:
-        with tempfile.TemporaryDirectory(prefix="sterna-crash-", dir=memory) as path:
-            yield Path(path)
-    else:
-        yield tmp_path
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])

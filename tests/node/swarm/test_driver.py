@@ -16,6 +16,7 @@ from sterna.swarm.driver import Activity, Driver
 from sterna.swarm.ports import LocalDelta
 from sterna_protocol.merge.adapter import decode_adapter, encode_adapter, genesis_adapter
 from sterna_protocol.merge.codec import decode_delta, encode_delta, quantise
+from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.merge.rules import merge
 from sterna_protocol.merge.scheme import delta_size
 from sterna_protocol.node import Node
@@ -37,7 +38,7 @@ class NoisyTrainer:
         self.number = number
         self.trained: list[int] = []
 
-    async def train(self, round_: int, adapter: bytes) -> LocalDelta:
+    async def train(self, round_: int, adapter: bytes, unsent: Unsent | None) -> LocalDelta:
         self.trained.append(round_)
         noise = np.random.default_rng((self.number, round_)).normal(0, 0.01, delta_size(self.charter.adapter))
         delta = quantise(noise.astype(np.float32), self.charter.codec)
@@ -46,7 +47,7 @@ class NoisyTrainer:
 
 
 class BrokenTrainer:
-    async def train(self, round_: int, adapter: bytes) -> LocalDelta:
+    async def train(self, round_: int, adapter: bytes, unsent: Unsent | None) -> LocalDelta:
         raise WorkerFailed("the training process ended by signal 9")
 
 
@@ -242,3 +243,33 @@ async def test_a_peer_that_comes_late_catches_up_with_the_chain(charter: Charter
                 await asyncio.sleep(0)
     assert late.node.head_adapter == drivers[0].node.head_adapter
     assert [certificate.round_ for certificate in board.journals[key(4).peer].certificates] == [1, 2]
+
+
+class HeedfulTrainer(NoisyTrainer):
+    """Keeps what it is told to send along, and has something left itself."""
+
+    def __init__(self, charter: Charter, number: int) -> None:
+        super().__init__(charter, number)
+        self.told: list[Unsent | None] = []
+
+    async def train(self, round_: int, adapter: bytes, unsent: Unsent | None) -> LocalDelta:
+        self.told.append(unsent)
+        local = await super().train(round_, adapter, unsent)
+        return LocalDelta(local.blob, local.figures, b"total of %d" % round_)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("codec", ["top2", "ternary"])
+async def test_only_a_sparse_codec_is_fed_back_what_it_left_out(codec: str) -> None:
+    charter = small_charter(min_deltas=3, codec=codec)
+    board, journal, trainer = Switchboard(), MemoryJournal(), HeedfulTrainer(charter, 1)
+    journal.left = Unsent(0, b"left", None)
+    drivers = [
+        make_driver(board, charter, 1, trainer=trainer, journal=journal),
+        *(make_driver(board, charter, number) for number in (2, 3)),
+    ]
+    async with running(board, drivers):
+        await until_closed(drivers, 2)
+    assert trainer.told == [journal.left if codec == "top2" else None] * 2
+    assert journal.kept is not None
+    assert journal.kept[3].total == b"total of 2"

@@ -16,6 +16,7 @@ from sterna.train.step import layers_to_checkpoint, rate_at, train_round
 from sterna_protocol.errors import MalformedMessage
 from sterna_protocol.merge.adapter import Adapter, encode_adapter, genesis_adapter
 from sterna_protocol.merge.codec import decode_delta, delta_blob_bytes, dequantise
+from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.merge.scheme import delta_size
 from tests.node.train.tiny import charter_for, write_text, write_tiny_base
 
@@ -36,10 +37,19 @@ def shape_of(workshop: Workshop):
     return workshop._decoder.architecture
 
 
-def trained(workshop, charter, data, *, adapter=None, round_=0, seed=0, progress=lambda *_: None):
+def trained(
+    workshop, charter, data, *, adapter=None, round_=0, seed=0, progress=lambda *_: None, unsent=None
+):
     blob = encode_adapter(charter, adapter or genesis_adapter(charter))
     return workshop.train(
-        charter, blob, round_=round_, author=AUTHOR, data=data, seed=seed, progress=progress
+        charter,
+        blob,
+        round_=round_,
+        author=AUTHOR,
+        data=data,
+        seed=seed,
+        progress=progress,
+        unsent=unsent,
     )
 
 
@@ -285,3 +295,24 @@ def test_layers_recompute_when_their_activations_do_not_fit(workshop):
     budgets = {0: 2, one: 1, 2 * one: 0, 100 * one: 0}
     for budget, layers in budgets.items():
         assert layers_to_checkpoint(workshop._decoder, recipe, budget_bytes=budget) == layers
+
+
+def test_what_a_sparse_delta_leaves_out_is_sent_with_the_next_one(workshop, tmp_path):
+    charter = charter_for(shape_of(workshop), codec="top2", steps=4)
+    data = write_text(tmp_path)
+    first = trained(workshop, charter, data)
+    learned = np.frombuffer(first.total, "<f4")
+    sent = dequantise(decode_delta(charter, author=AUTHOR, round_=0, data=first.delta_blob))
+    assert 0 < np.count_nonzero(sent) < learned.size / 16
+    again = trained(workshop, charter, data, unsent=Unsent(0, first.total, first.delta_blob))
+    total = np.frombuffer(again.total, "<f4")
+    # The same training once more, and what the first delta left out.
+    np.testing.assert_allclose(total, learned + (learned - sent), atol=1e-6)
+    assert again.delta_blob != first.delta_blob
+    whole = trained(workshop, charter, data, unsent=Unsent(0, first.total, None))
+    np.testing.assert_allclose(np.frombuffer(whole.total, "<f4"), 2 * learned, atol=1e-6)
+
+
+def test_a_dense_delta_leaves_nothing_behind(workshop, tmp_path):
+    result = trained(workshop, charter_for(shape_of(workshop)), write_text(tmp_path))
+    assert result.total is None
