@@ -161,6 +161,10 @@ class Node:
         """Whether exactly these bytes are held of the open round: once more they change nothing."""
         return self._open.pool.has_frame(frame)
 
+    def frames_held(self) -> int:
+        """How many frames of the open round and of the next are in memory."""
+        return self._open.pool.frames_held() + len(self._early)
+
     # What happens
 
     def start(self, now: float) -> list[Effect]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sterna.simulate.learning import Learning
+from sterna_protocol.round.early import MAX_EARLY
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire.limits import MAX_COMMITTEE, MAX_MESSAGES_PER_ROUND
 from sterna_protocol.wire.messages import (
@@ -30,6 +31,12 @@ MAX_VIOLATIONS = 20
 
 MIN_COMMITTEE = 4
 
+MAX_FRAMES = MAX_MESSAGES_PER_ROUND + MAX_EARLY
+"""What a peer may have in memory of the open round and of the next."""
+
+EXCLUDED_WITHIN_ROUNDS = 2
+"""Decisions after which a proof is known to all on a healed network, and one of them has named it."""
+
 Place = tuple[bytes, int, int, int]
 """Author, round, attempt, kind."""
 
@@ -39,7 +46,8 @@ class Invariants:
     """Told of everything; ``violations`` says what must never have happened, the first first.
 
     ``beyond_tolerance`` is the first round whose committee has as many Byzantine members as it takes to stop
-    or fork it: the protocol promises nothing from there on.
+    or fork it: the protocol promises nothing from there on. ``proven``: whom evidence names, the honest peers
+    that hold some, and how many rounds were decided when they first did.
     """
 
     charter: Charter
@@ -49,7 +57,7 @@ class Invariants:
     violations: list[str] = field(default_factory=list)
     decided: list[Decision] = field(default_factory=list)
     forks: int = 0
-    proven: dict[bytes, None] = field(default_factory=dict)
+    proven: dict[bytes, dict[int, int]] = field(default_factory=dict)
     beyond_tolerance: int | None = None
     _said: dict[Place, bytes] = field(default_factory=dict)
     _precommits: dict[Place, bytes] = field(default_factory=dict)
@@ -110,7 +118,7 @@ class Invariants:
         if self.is_honest(author):
             place = f"{Kind(evidence.kind).name} of {evidence.round_}.{evidence.attempt}"
             self.broken(f"peer {number} holds proof against the honest {author.hex()[:8]}, {place}")
-        self.proven[author] = None
+        self.proven.setdefault(author, {}).setdefault(number, len(self.decided))
 
     def blamed(self, number: int, other: int, reason: str) -> None:
         """An honest peer says that another honest peer broke the protocol."""
@@ -123,9 +131,22 @@ class Invariants:
         elif head is not None and head.id != self.decided[round_ - 2].id:
             self.broken(f"round {round_ - 1} changed at peer {number} after it was closed")
 
-    def holds(self, number: int, messages: int) -> None:
-        if messages > MAX_MESSAGES_PER_ROUND:
-            self.broken(f"peer {number} holds {messages} messages, the limit is {MAX_MESSAGES_PER_ROUND}")
+    def holds(self, number: int, frames: int) -> None:
+        """After an event: an honest peer has so many frames of the open round and the next in memory."""
+        if frames > MAX_FRAMES:
+            self.broken(f"peer {number} holds {frames} frames, the limit is {MAX_FRAMES}")
+
+    def ends(self) -> None:
+        """After two rounds on a healed network: whom two honest peers saw two-faced by then has no seat."""
+        for author, witnesses in self.proven.items():
+            seen = sorted(witnesses.values())
+            if len(seen) < 2 or seen[1] > len(self.decided) - EXCLUDED_WITHIN_ROUNDS:
+                continue
+            if author in self._members[-1]:
+                self.broken(
+                    f"{author.hex()[:8]} has a seat after round {len(self.decided)}, though two honest peers "
+                    f"proved it two-faced after round {seen[1]}"
+                )
 
     # Rules of a certificate
 

@@ -119,6 +119,7 @@ def run_trial(trial: Trial) -> Report:
     goal = max(trial.rounds, longest + HEALED_ROUNDS)
     limit = healed_at + (goal - world.closed_by_all()) * patience(charter, world)
     world.run(lambda: world.closed_by_all() >= goal, limit)
+    invariants.ends()
     if not invariants.violations and world.closed_by_all() < goal:
         standing = [len(peer.disk.certificates) for peer in world.honest]
         invariants.broken(

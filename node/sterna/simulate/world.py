@@ -51,9 +51,6 @@ BLACKOUT = 0.1
 """Share of crashes that take everybody along."""
 
 MIN_TICK = 1e-6
-STATUS_EVERY = 64
-"""Events of the whole run between two looks at how much a peer holds."""
-
 Step = Callable[[Node, float], list[Effect]]
 
 
@@ -184,8 +181,7 @@ class World:
         if node is None:
             return
         self.invariants.stands(peer.number, node.round_, node.head, len(peer.disk.certificates))
-        if self.trace.events % STATUS_EVERY == 0:
-            self.invariants.holds(peer.number, node.status().messages)
+        self.invariants.holds(peer.number, node.frames_held())
 
     # Events
 

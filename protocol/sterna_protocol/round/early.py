@@ -24,6 +24,9 @@ class Early:
             place not in self._frames and by_author < MAX_EARLY_PER_AUTHOR and len(self._frames) < MAX_EARLY
         )
 
+    def __len__(self) -> int:
+        return len(self._frames)
+
     def keep(self, held: Held) -> None:
         self._frames[held.place] = held.frame
 

@@ -178,6 +178,10 @@ class Pool:
             self._digest = sha256(b"sterna/set/1", *self.ids())
         return self._digest
 
+    def frames_held(self) -> int:
+        """Messages, second announcements and evidence in memory."""
+        return len(self._frames)
+
     def has_frame(self, frame: bytes) -> bool:
         """Whether exactly these bytes are held."""
         return frame in self._known

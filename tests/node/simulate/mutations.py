@@ -121,6 +121,12 @@ MUTATIONS = (
         "pass",
     ),
     Mutation(
+        "nobody is excluded",
+        "round/slate.py",
+        "new = sorted(set(pool.proofs()) - set(excluded))",
+        "new: list[bytes] = []",
+    ),
+    Mutation(
         "anybody proposes",
         "round/checks.py",
         "message.author != setting.proposer(message.attempt)",

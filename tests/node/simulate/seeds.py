@@ -1,8 +1,14 @@
-"""Many seeds of thirty nodes with every fault: python -m tests.node.simulate.seeds FIRST COUNT."""
+"""Many seeds of thirty nodes with every fault: python -m tests.node.simulate.seeds FIRST COUNT [FILE].
+
+FILE holds one line of JSON a seed; seeds that it holds are not run again.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from sterna.simulate.faults import Faults
 from sterna.simulate.trial import Trial, run_trial
@@ -10,21 +16,44 @@ from sterna.simulate.trial import Trial, run_trial
 BAD = Faults(loss=0.2, duplicate=0.1, partition=0.5, crash=0.1, skew=0.05)
 
 
-def main(first: int, count: int) -> int:
-    broken, beyond, seconds, events = 0, 0, 0.0, 0
+def trial(seed: int) -> Trial:
+    return Trial(peers=30, rounds=10, seed=seed, trainers=12, byzantine=0.3, faults=BAD)
+
+
+def main(first: int, count: int, file: Path | None = None) -> int:
+    done = read(file) if file is not None and file.exists() else {}
     for seed in range(first, first + count):
-        report = run_trial(Trial(peers=30, rounds=10, seed=seed, trainers=12, byzantine=0.3, faults=BAD))
-        seconds, events = seconds + report.seconds, events + report.events
-        beyond += report.beyond_tolerance is not None
+        if seed in done:
+            continue
+        report = run_trial(trial(seed))
+        done[seed] = {
+            "seed": seed,
+            "violations": report.violations,
+            "beyond_tolerance": report.beyond_tolerance,
+            "events": report.events,
+            "seconds": round(report.seconds, 2),
+            "trace_digest": report.trace_digest,
+        }
         if not report.is_good:
-            broken += 1
             sys.stdout.write(f"{report.command}\n  {report.violations}\n")
-        sys.stdout.flush()
+            sys.stdout.flush()
+        if file is not None:
+            with file.open("a") as lines:
+                lines.write(json.dumps(done[seed]) + "\n")
+    rows = [done[seed] for seed in range(first, first + count)]
+    broken = sum(bool(row["violations"]) for row in rows)
+    beyond = sum(row["beyond_tolerance"] is not None for row in rows)
+    events, seconds = sum(row["events"] for row in rows), sum(row["seconds"] for row in rows)
     sys.stdout.write(
         f"{count} seeds: {broken} broken, {beyond} beyond tolerance, {events} events, {seconds:.0f} s CPU\n"
     )
     return 1 if broken else 0
 
 
+def read(file: Path) -> dict[int, dict[str, Any]]:
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return {row["seed"]: row for row in rows}
+
+
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:4])))
