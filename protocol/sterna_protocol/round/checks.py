@@ -146,8 +146,9 @@ def check_evidence(
     # [IGNORE] The author could write there at all
     if place.kind not in AUTHORS_KINDS and place.author not in setting.members:
         raise Untimely(f"{place.author.hex()[:8]} is not in the committee of round {setting.round_}")
-    # [IGNORE] There is room for it
-    if not pool.has_room(place, pinned):
+    # [IGNORE] There is room for it, or nothing else is proven against a member who is far ahead
+    has_proof = not pool.is_member(place.author) or pool.proof_of(place.author) is not None
+    if has_proof and not pool.has_room(place, pinned):
         raise Untimely("no room for this evidence")
     # [REJECT] The author signed both
     evidence.verify(verify)

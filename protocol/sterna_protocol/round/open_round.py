@@ -161,7 +161,8 @@ class OpenRound:
         if not is_stored:
             self._out += [StoreEvidence(evidence), Broadcast(evidence.frame())]
         place = place_of(evidence)
-        if place.round_ < self.setting.round_:
+        is_earlier = place.round_ < self.setting.round_
+        if is_earlier or not self.pool.has_room(place, self._consensus.pinned):
             self.pool.add_proof(evidence)
             return
         self._forget(self.pool.add_conflict(place, evidence, self._consensus.pinned))

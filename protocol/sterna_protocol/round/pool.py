@@ -114,14 +114,14 @@ class Pool:
         return self._make_room(place, pinned)
 
     def add_proof(self, evidence: Evidence) -> None:
-        """Keep evidence of an earlier round against a member."""
+        """Keep evidence against a member that is not about a place held: of an earlier round or attempt."""
         self._changed()
         self._proofs[evidence.author] = evidence
         self._set.add(proof_id(evidence.author))
         self._keep(proof_id(evidence.author), evidence.frame())
 
     def proof_of(self, author: bytes) -> Evidence | None:
-        """Evidence of an earlier round against ``author``."""
+        """Evidence against ``author`` of an earlier round or attempt."""
         return self._proofs.get(author)
 
     def proofs(self) -> dict[bytes, Evidence]:
@@ -155,10 +155,13 @@ class Pool:
         ]
         for old in dropped:
             held = self._places.pop(old, None)
-            self._conflicts.pop(old, None)
+            evidence = self._conflicts.pop(old, None)
             for name in (old.conflict_id, *((held.id,) if held is not None else ())):
                 self._known.discard(self._frames.pop(name, b""))
                 self._set.discard(name)
+            if evidence is not None and old.author not in self._proofs:
+                # Nobody outruns a proof by voting in attempts far ahead.
+                self.add_proof(evidence)
         return dropped
 
     # The set, for anti-entropy

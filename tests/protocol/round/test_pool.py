@@ -171,7 +171,16 @@ def test_a_liar_s_conflicts_are_dropped_with_its_old_attempts():
     for attempt in range(3 * KEPT_ATTEMPTS):
         for choice in (b"", bytes(32)):
             pool.add(held(0, Prevote(choice=choice), attempt), set())
-    assert len(pool) == KEPT_ATTEMPTS
+    assert len(pool) == KEPT_ATTEMPTS + 1
+
+
+def test_nobody_outruns_a_proof_by_voting_far_ahead():
+    pool = pool_of(held(0, Prevote(choice=b"")), held(0, Prevote(choice=bytes(32))))
+    before = pool.proofs()
+    pool.add(held(0, Prevote(choice=b""), attempt=50_000), set())
+    assert pool.proofs() == before != {}
+    assert pool.has_frame(before[key_of(0).peer].frame())
+    assert not pool.is_conflicted(held(0, Prevote(choice=b"")).place)
 
 
 def test_the_digest_follows_the_set():
