@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from sterna.cli.grid import EXIT_BROKEN, simulate_grid
 from sterna.cli.output import JsonFlag, console, emit, notices
 from sterna.errors import ConfigError
 from sterna.simulate.attacks import MIXED
+from sterna.simulate.engines import engine_of
 from sterna.simulate.faults import Faults
 from sterna.simulate.plot import write_plot
 from sterna.simulate.report import Report
 from sterna.simulate.trial import Trial, run_trial
-
-EXIT_BROKEN = 1
-"""An invariant was broken: the protocol, or the simulator, has a bug."""
 
 MAX_SEEDS = 1_000_000
 
@@ -37,6 +37,16 @@ def simulate(
     byzantine: Annotated[float, typer.Option(help="Share of the nodes that attack.")] = 0.0,
     attack: Annotated[str, typer.Option(help="What they do, or mixed: each something else.")] = MIXED,
     rule: Annotated[str, typer.Option(help="Merge rule of the charter.")] = "mean",
+    grid: Annotated[
+        Path | None,
+        typer.Option(help="Run the trials of this TOML file instead; see docs/howto/simulate.md."),
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Where they are kept, a line of JSON each. [default: FILE.jsonl]")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Trials of a grid at a time.")] = os.cpu_count() or 1,
+    engine: Annotated[str, typer.Option(help="Where a grid runs: local, or ray (sterna[ray]).")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster. [default: this machine]")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the last run to this file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -48,6 +58,14 @@ def simulate(
 
     Example: sterna simulate --peers 30 --rounds 10 --seed 1 --loss 0.2 --partition 0.5 --byzantine 0.2
     """
+    if grid is not None:
+        simulate_grid(
+            grid,
+            results=grid.with_suffix(".jsonl") if results is None else results,
+            engine=engine_of(engine, processes=processes, address=ray_address),
+            as_json=as_json,
+        )
+        return
     if not 1 <= seeds <= MAX_SEEDS:
         raise ConfigError(f"--seeds {seeds} is out of range: give 1 to {MAX_SEEDS}")
     faults = Faults(

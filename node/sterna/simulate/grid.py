@@ -1,0 +1,168 @@
+"""Grids: one TOML file says which trials to run, each of all its combinations, and what came of each is kept.
+
+::
+
+    [trial]                          # what all trials have in common: options of `sterna simulate`
+    peers = 30
+    loss = 0.2
+
+    [grid]                           # options with several values each: every combination is a trial
+    attack = ["silent", "lie"]
+    byzantine = [0.1, 0.3]
+    seed = [1, 2, 3]
+
+A trial is plain JSON on its way to a process and back. Results are lines of JSON in a file next to the grid;
+what stands in it is not run again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sterna.errors import ConfigError
+from sterna.simulate.faults import Faults
+from sterna.simulate.trial import Trial, run_trial
+
+MAX_TRIALS = 100_000
+"""Of one grid: as many lines as a table still makes sense of."""
+
+Options = dict[str, Any]
+"""Options of `sterna simulate` by name, with ``_`` for ``-``."""
+
+Engine = Callable[[Sequence[str]], Iterable[str]]
+"""Runs ``run_line`` on each line, several at a time; gives the results as they come, in any order."""
+
+FAULTS = frozenset(field.name for field in fields(Faults))
+OPTIONS = frozenset(field.name for field in fields(Trial)) - {"faults"} | FAULTS
+
+
+def read_grid(path: Path) -> list[Options]:
+    """The trials of a grid file, in order.
+
+    Raises:
+        ConfigError: the file cannot be read, or an option is unknown or out of range.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--grid {path} cannot be read: {error}") from error
+    if unknown := sorted(content.keys() - {"trial", "grid"}):
+        raise ConfigError(f"--grid {path}: unknown table [{unknown[0]}]: use [trial] and [grid]")
+    common, varied = content.get("trial", {}), content.get("grid", {})
+    for name, values in varied.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"--grid {path}: [grid] {name} must be a list of values")
+    count = 1
+    for values in varied.values():
+        count *= len(values)
+    if count > MAX_TRIALS:
+        raise ConfigError(f"--grid {path}: {count} trials, the limit is {MAX_TRIALS}: split the file")
+    trials = [
+        {**common, **dict(zip(varied, values, strict=True))} for values in itertools.product(*varied.values())
+    ]
+    for options in trials:
+        trial_of(options)
+    return trials
+
+
+def trial_of(options: Options) -> Trial:
+    """The trial that ``options`` describe; ``peers``, ``rounds`` and ``seed`` are as in `sterna simulate`.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+    """
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise ConfigError(f"grid: unknown option {unknown[0]}: choose of {', '.join(sorted(OPTIONS))}")
+    faults = {name: value for name, value in options.items() if name in FAULTS}
+    rest = {name: value for name, value in options.items() if name not in FAULTS}
+    try:
+        return Trial(**({"peers": 30, "rounds": 10, "seed": 1} | rest), faults=Faults(**faults))
+    except TypeError as error:
+        raise ConfigError(f"grid: an option has a value of the wrong kind: {error}") from error
+
+
+def run_line(line: str) -> str:
+    """Run the trial that a line of JSON describes; the result is a line of JSON."""
+    options = json.loads(line)
+    report = run_trial(trial_of(options))
+    return json.dumps({"options": options, "report": report.as_json()}, sort_keys=True)
+
+
+def run_grid(trials: Sequence[Options], results: Path, engine: Engine) -> Iterator[Options]:
+    """Run what ``results`` does not hold yet; yields each new result once it is written.
+
+    Raises:
+        ConfigError: ``results`` holds something else, or cannot be written.
+    """
+    done = {key_of(row["options"]) for row in read_results(results)}
+    lines = [json.dumps(options, sort_keys=True) for options in trials if key_of(options) not in done]
+    try:
+        with results.open("a") as file:
+            for line in engine(lines):
+                file.write(line + "\n")
+                file.flush()
+                row: Options = json.loads(line)
+                yield row
+    except OSError as error:
+        raise ConfigError(f"results {results} cannot be written: {error}") from error
+
+
+def read_results(path: Path) -> list[Options]:
+    """The results in a file, none if it does not exist. A last line that was cut off is left out."""
+    try:
+        text = path.read_text() if path.exists() else ""
+        cut = text.rfind("\n") + 1
+        if cut < len(text):
+            path.write_text(text[:cut])
+        rows = [json.loads(line) for line in text[:cut].splitlines()]
+        if any(not isinstance(row, dict) or row.keys() != {"options", "report"} for row in rows):
+            raise ValueError("a line is no result of a trial")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"results {path} cannot be read: {error}: move the file away") from error
+    return rows
+
+
+def key_of(options: Options) -> str:
+    """The same for the same options in any order."""
+    return json.dumps(options, sort_keys=True)
+
+
+def summarise(trials: Sequence[Options], rows: Iterable[Options]) -> list[Options]:
+    """One row for all seeds of a combination, in the order of the grid: what varies, then what came of it."""
+    by_key = {key_of(row["options"]): row["report"] for row in rows}
+    varied = [
+        name
+        for name in dict.fromkeys(name for options in trials for name in options)
+        if name != "seed" and len({json.dumps(options.get(name)) for options in trials}) > 1
+    ]
+    groups: dict[str, list[tuple[Options, Options]]] = {}
+    for options in trials:
+        report = by_key.get(key_of(options))
+        if report is not None:
+            alike = {name: value for name, value in options.items() if name != "seed"}
+            groups.setdefault(key_of(alike), []).append((options, report))
+    return [
+        {name: group[0][0].get(name) for name in varied} | _figures([report for _, report in group])
+        for group in groups.values()
+    ]
+
+
+def _figures(reports: Sequence[Options]) -> Options:
+    """Of one combination: how many runs, how many broken or beyond tolerance, fewest rounds, means."""
+    figures: Options = {
+        "seeds": len(reports),
+        "broken": sum(bool(report["violations"]) for report in reports),
+        "beyond_tolerance": sum(report["beyond_tolerance"] is not None for report in reports),
+        "certified_rounds": min(report["certified_rounds"] for report in reports),
+    }
+    for name in ("messages_per_node_and_round", "bytes_per_node_and_round", "loss_clean", "loss_final"):
+        values = [report[name] for report in reports if report.get(name) is not None]
+        if values:
+            figures[name] = sum(values) / len(values)
+    return figures
