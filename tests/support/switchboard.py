@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sterna.errors import Unreachable
 from sterna.swarm.driver import Driver
+from sterna.swarm.gate import Judged
 from sterna.swarm.ports import LocalDelta
 from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.wire.chunks import blob_digest
@@ -26,6 +27,7 @@ class MemoryJournal:
         self.certificates: list[Certificate] = []
         self.evidence: list[bytes] = []
         self.kept: tuple[int, bytes, bytes, LocalDelta] | None = None
+        self.verdict: tuple[Judged, Judged] | None = None
         self.left: Unsent | None = None
         self.rounds: list[dict[str, object]] = []
         self.blobs: dict[bytes, bytes] = {}
@@ -49,6 +51,9 @@ class MemoryJournal:
 
     async def unsent(self, round_: int) -> Unsent | None:
         return self.left
+
+    async def put_verdict(self, served: Judged, newest: Judged) -> None:
+        self.verdict = (served, newest)
 
     async def put_round_log(self, round_: int, entry: dict[str, object]) -> None:
         self.rounds.append(entry)

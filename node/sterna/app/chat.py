@@ -1,4 +1,4 @@
-"""Talking to the model: a base, or the newest certified adapter of this home's swarm."""
+"""Talking to the model: a base, or the adapter that this home's node serves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sterna.app.founding import base_of_charter, find_base
 from sterna.app.homes import open_home_for_reading
 from sterna.app.observe import LAST_SWARM
 from sterna.errors import ConfigError
+from sterna.store import Store
 from sterna.train.text import Turn
 from sterna.train.worker import Worker, WorkerConfig, open_worker
 from sterna_protocol.swarm.charter import Charter, SignedCharter
@@ -97,13 +98,25 @@ def _swarm_model(home: Path | None) -> _Model:
         membership = store.swarm(bytes.fromhex(swarm))
         charter = SignedCharter.decode(membership.signed_charter).charter
         base = base_of_charter(charter)
-        frame = store.head(membership.swarm)
-        certificate = decode_frame(frame) if frame is not None else None
-        if not isinstance(certificate, Certificate) or not store.blobs.has(certificate.decision.adapter):
-            return _Model(f"base {base.name}; swarm {charter.name} has no adapter here yet", base.path)
+        round_, adapter = served_adapter(store, membership.swarm)
+        if round_ == 0 or not store.blobs.has(adapter):
+            return _Model(f"base {base.name}; swarm {charter.name} has no adapter to serve yet", base.path)
         return _Model(
-            f"base {base.name} with the adapter of swarm {charter.name}, round {certificate.round_}",
+            f"base {base.name} with the adapter of swarm {charter.name}, round {round_}",
             base.path,
             charter,
-            store.blobs.read(certificate.decision.adapter),
+            store.blobs.read(adapter),
         )
+
+
+def served_adapter(store: Store, swarm: bytes) -> tuple[int, bytes]:
+    """Round and digest of the adapter to answer with: the last that the own hold-out text did not speak
+    against, or the newest while none was judged; round 0 stands for the base alone."""
+    verdicts = store.verdicts(swarm)
+    if verdicts is not None:
+        return verdicts[0].round_, verdicts[0].adapter
+    frame = store.head(swarm)
+    certificate = decode_frame(frame) if frame is not None else None
+    if not isinstance(certificate, Certificate):
+        return 0, b""
+    return certificate.round_, certificate.decision.adapter

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
-from sterna.store import PendingDelta, SeenPeer, Store
+from sterna.store import PendingDelta, SeenPeer, Store, Verdict
+from sterna.swarm.gate import Judged
 from sterna.swarm.ports import LocalDelta
 from sterna_protocol.merge.feedback import Unsent
 from sterna_protocol.merge.scheme import subspace_of
@@ -65,6 +66,22 @@ class SwarmJournal:
 
     def _scheme(self) -> AdapterScheme:
         return SignedCharter.decode(self._store.swarm(self._swarm).signed_charter).charter.adapter
+
+    async def put_verdict(self, served: Judged, newest: Judged) -> None:
+        await self._do(
+            self._store.put_verdicts,
+            self._swarm,
+            served=Verdict(served.round_, served.adapter, served.loss),
+            newest=Verdict(newest.round_, newest.adapter, newest.loss),
+        )
+
+    async def verdicts(self) -> tuple[Judged, Judged] | None:
+        """What is served and what was judged last, if anything was."""
+        found = await self._do(self._store.verdicts, self._swarm)
+        if found is None:
+            return None
+        served, newest = (Judged(each.round_, each.adapter, each.loss) for each in found)
+        return served, newest
 
     async def put_round_log(self, round_: int, entry: dict[str, object]) -> None:
         await self._do(self._store.put_round_log, self._swarm, round_, json.dumps(entry))

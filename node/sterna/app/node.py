@@ -25,6 +25,7 @@ from sterna.errors import ConfigError
 from sterna.net import NetConfig, open_net
 from sterna.store import Membership, Store
 from sterna.swarm.driver import Activity, Driver
+from sterna.swarm.gate import DEFAULT_TOLERANCE, Gate
 from sterna.train.tokens import check_data
 from sterna.train.worker import WorkerConfig, open_worker
 from sterna_protocol.merge.adapter import encode_adapter, genesis_adapter
@@ -43,7 +44,11 @@ DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOptions:
-    """How this node runs; nothing in here has to be agreed on with others."""
+    """How this node runs; nothing in here has to be agreed on with others.
+
+    ``tolerance``: nats per token by which a certified adapter may be worse on the own hold-out text than the
+    one served before, and still be served.
+    """
 
     home: Path | None
     data: Path | None
@@ -51,6 +56,7 @@ class NodeOptions:
     until_round: int | None = None
     threads: int = 1
     seed: int | None = None
+    tolerance: float = DEFAULT_TOLERANCE
 
 
 async def create_swarm(base: str, choices: FoundingChoices, options: NodeOptions, display: Display) -> None:
@@ -212,6 +218,15 @@ async def _run(
             seed=options.seed if options.seed is not None else secrets.randbits(32),
             progress=activity.note_step,
         )
+        verdicts = await journal.verdicts()
+        gate = Gate(
+            journal,
+            trainer.judge,
+            base=genesis,
+            tolerance=options.tolerance,
+            served=verdicts[0] if verdicts else None,
+            newest=verdicts[1] if verdicts else None,
+        )
         node = Node(
             charter,
             key,
@@ -233,12 +248,14 @@ async def _run(
             activity=activity,
             closed_rounds=memory.rounds,
             until_round=options.until_round,
+            gate=gate,
         )
         running = RunningNode(
             home=store.home,
             signed=signed,
             net=net,
             driver=driver,
+            gate=gate,
             journal=journal,
             display=display,
         )

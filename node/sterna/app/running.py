@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from sterna.app.status import StatusWriter
 from sterna.errors import StorageError, Unreachable
 from sterna.net import Gossip, Net, PeerConnected, PeerDisconnected, PeerLied, Request
 from sterna.swarm.driver import Driver
+from sterna.swarm.gate import Gate, Judged
 from sterna_protocol.errors import RemoteProtocolError
 from sterna_protocol.swarm.charter import SignedCharter
 from sterna_protocol.swarm.introduction import answer_charter_request, is_charter_request
@@ -46,18 +48,21 @@ class RunningNode:
         signed: SignedCharter,
         net: Net,
         driver: Driver,
+        gate: Gate,
         journal: SwarmJournal,
         display: Display,
     ) -> None:
         self._signed = signed
         self._net = net
         self._driver = driver
+        self._gate = gate
         self._journal = journal
         self._display = display
         self._status = StatusWriter(home, self._describe)
         self._connected: frozenset[bytes] = frozenset()
         self._shown_rounds = len(driver.closed_rounds)
         self._shown_errors: list[str] = []
+        self._shown_verdict = gate.newest
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -130,11 +135,25 @@ class RunningNode:
                 signatures=entry["signatures"],
                 adapter=str(entry["adapter_digest"])[:16],
             )
+        self._show_verdict()
         errors = self._driver.activity.errors()
         for error in errors:
             if error not in self._shown_errors:
                 self._display.event("trouble", why=error)
         self._shown_errors = errors
+
+    def _show_verdict(self) -> None:
+        served, newest = self._gate.served, self._gate.newest
+        if newest is self._shown_verdict or served is None or newest is None:
+            return
+        self._shown_verdict = newest
+        if self._gate.is_holding_back:
+            self._display.event(
+                f"round {newest.round_} is held back",
+                loss=f"{newest.loss:.3f}",
+                serving=f"round {served.round_}",
+                its_loss=f"{served.loss:.3f}",
+            )
 
     def _ticket(self) -> str:
         head = self._driver.node.head
@@ -169,9 +188,19 @@ class RunningNode:
             "adapter_digest": node.head_adapter.hex(),
             "certified_rounds": node.head.round_ if node.head else 0,
             "adapter_held": self._journal.has_blob(node.head_adapter),
+            "served": _describe_judged(self._gate.served),
+            "judged": _describe_judged(self._gate.newest),
+            "held_back": self._gate.is_holding_back,
             "rounds": driver.closed_rounds[-ROUNDS_IN_STATUS:],
             "errors": activity.errors(),
         }
+
+
+def _describe_judged(judged: Judged | None) -> dict[str, Any] | None:
+    if judged is None:
+        return None
+    loss = judged.loss if math.isfinite(judged.loss) else None
+    return {"round": judged.round_, "adapter_digest": judged.adapter.hex(), "loss": loss}
 
 
 def _first(group: BaseException) -> BaseException:

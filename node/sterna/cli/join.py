@@ -13,6 +13,7 @@ import typer
 from sterna.app.node import NodeOptions, join_swarm, resume_swarm
 from sterna.app.running import Display
 from sterna.cli.output import HomeOption, JsonFlag, console, emit
+from sterna.swarm.gate import DEFAULT_TOLERANCE
 
 DataOption = Annotated[
     Path,
@@ -31,6 +32,14 @@ UntilOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads for training.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of data order, for repeatable runs.")]
+ToleranceOption = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Nats per token by which a certified adapter may be worse on your hold-out text than the one "
+        "served before; else it is followed but not served.",
+    ),
+]
 TicketArgument = Annotated[str, typer.Argument(help="The ticket a member gave you.")]
 
 
@@ -41,6 +50,7 @@ def join(
     until_round: UntilOption = None,
     threads: ThreadsOption = 1,
     seed: SeedOption = None,
+    tolerance: ToleranceOption = DEFAULT_TOLERANCE,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -55,6 +65,7 @@ def join(
         until_round=until_round,
         threads=threads,
         seed=seed,
+        tolerance=tolerance,
     )
     run_with_display(lambda display: join_swarm(ticket, options, display), as_json)
 
@@ -67,6 +78,7 @@ def resume(
     until_round: UntilOption = None,
     threads: ThreadsOption = 1,
     seed: SeedOption = None,
+    tolerance: ToleranceOption = DEFAULT_TOLERANCE,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -81,6 +93,7 @@ def resume(
         until_round=until_round,
         threads=threads,
         seed=seed,
+        tolerance=tolerance,
     )
     run_with_display(lambda display: resume_swarm(options, display), as_json)
 

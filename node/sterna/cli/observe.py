@@ -31,6 +31,8 @@ def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         "adapter": now["adapter_digest"],
         "certified": f"{now['certified_rounds']} rounds",
     }
+    if now.get("served") is not None:
+        rows["serving"] = _serving(now["served"], now["judged"], held_back=now["held_back"])
     if training["loss"] is not None:
         rows["loss"] = f"{training['loss']:.3f} nats per token in the last training step"
     for error in now["errors"]:
@@ -38,6 +40,19 @@ def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     rows["ticket"] = now["ticket"]
     for key, value in rows.items():
         console.print(f"{key:<10} {value}", soft_wrap=True)
+
+
+def _serving(served: dict[str, Any], judged: dict[str, Any], *, held_back: bool) -> str:
+    """Which adapter answers, and why not the newest."""
+    what = f"round {served['round']}" if served["round"] else "the base alone"
+    line = f"{what}, {_loss(served)} on your hold-out text"
+    if held_back:
+        line += f"; round {judged['round']} is followed but held back: {_loss(judged)}"
+    return line
+
+
+def _loss(judged: dict[str, Any]) -> str:
+    return "a loss that is no number" if judged["loss"] is None else f"{judged['loss']:.3f} nats per token"
 
 
 def peers(home: HomeOption = None, as_json: JsonFlag = False) -> None:

@@ -14,10 +14,12 @@ from sterna.cli.join import (
     ListenOption,
     SeedOption,
     ThreadsOption,
+    ToleranceOption,
     UntilOption,
     run_with_display,
 )
 from sterna.cli.output import HomeOption, JsonFlag
+from sterna.swarm.gate import DEFAULT_TOLERANCE
 
 app = typer.Typer(no_args_is_help=True, help="Found a swarm.", rich_markup_mode=None)
 
@@ -45,6 +47,7 @@ def create(
     until_round: UntilOption = None,
     threads: ThreadsOption = 1,
     seed: SeedOption = None,
+    tolerance: ToleranceOption = DEFAULT_TOLERANCE,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -69,5 +72,6 @@ def create(
         until_round=until_round,
         threads=threads,
         seed=seed,
+        tolerance=tolerance,
     )
     run_with_display(lambda display: create_swarm(base, choices, options, display), as_json)

@@ -2,6 +2,6 @@
 
 from sterna.store.blobs import Blobs
 from sterna.store.disk import Disk
-from sterna.store.store import Membership, PendingDelta, SeenPeer, Store, open_store
+from sterna.store.store import Membership, PendingDelta, SeenPeer, Store, Verdict, open_store
 
-__all__ = ["Blobs", "Disk", "Membership", "PendingDelta", "SeenPeer", "Store", "open_store"]
+__all__ = ["Blobs", "Disk", "Membership", "PendingDelta", "SeenPeer", "Store", "Verdict", "open_store"]

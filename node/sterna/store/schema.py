@@ -99,5 +99,19 @@ _ERROR_FEEDBACK = (
     """,
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _ERROR_FEEDBACK)
+# Losses are nats per token; NaN, which SQLite stores as NULL, is a loss that is no number.
+_VERDICTS = (
+    """
+    CREATE TABLE verdict (
+        swarm   BLOB    NOT NULL REFERENCES swarm (id),
+        what    TEXT    NOT NULL CHECK (what IN ('served', 'newest')),
+        round   INTEGER NOT NULL CHECK (round >= 0),
+        adapter BLOB    NOT NULL CHECK (length(adapter) = 32),
+        loss    REAL,
+        PRIMARY KEY (swarm, what)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _ERROR_FEEDBACK, _VERDICTS)
 """Entry n brings a journal from version n to n + 1. Entries are added, never changed."""

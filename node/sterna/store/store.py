@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
@@ -57,6 +58,15 @@ class PendingDelta:
     delta: bytes
     figures: Figures
     total: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A certified adapter and its loss on the own hold-out text, nats per token, maybe NaN."""
+
+    round_: int
+    adapter: bytes
+    loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +344,30 @@ class Store:
             return None
         return PendingDelta(round_, base_adapter, delta, Figures.decode(figures), total)
 
+    # What the own hold-out text says of certified adapters
+
+    def put_verdicts(self, swarm: bytes, *, served: Verdict, newest: Verdict) -> None:
+        """Note which adapter is served and which was judged last, both or neither."""
+        with self._journal.write("which adapter is served was not noted") as db:
+            for what, verdict in (("served", served), ("newest", newest)):
+                db.execute(
+                    "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?)",
+                    (swarm, what, verdict.round_, verdict.adapter, verdict.loss),
+                )
+
+    def verdicts(self, swarm: bytes) -> tuple[Verdict, Verdict] | None:
+        """What is served and what was judged last; None if nothing was judged."""
+        rows = self._journal.read(
+            "SELECT round, adapter, loss FROM verdict WHERE swarm = ? ORDER BY what DESC", (swarm,)
+        )
+        if len(rows) != 2:
+            return None
+        typed = cast(list[tuple[int, bytes, float | None]], rows)
+        served, newest = (
+            Verdict(round_, adapter, math.nan if loss is None else loss) for round_, adapter, loss in typed
+        )
+        return served, newest
+
     # What people look at
 
     def put_round_log(self, swarm: bytes, round_: int, entry: str) -> None:
@@ -384,13 +418,15 @@ class Store:
         """Delete the blobs that no promise covers; the bytes that this freed.
 
         Kept are ``also_keep`` (what the open round has fetched), each swarm's base and pending delta, what
-        sparse deltas left out, and the slates and adapters of its last ``retention_rounds`` certificates.
+        sparse deltas left out, the adapter that is served, and the slates and adapters of its last
+        ``retention_rounds`` certificates.
         """
         return self.blobs.collect(self._promised() | also_keep)
 
     def _promised(self) -> set[bytes]:
         keep = {cast(bytes, row[0]) for row in self._journal.read("SELECT delta FROM pending_delta")}
         keep |= self.feedback.promised()
+        keep |= {cast(bytes, row[0]) for row in self._journal.read("SELECT adapter FROM verdict")}
         for membership in self.swarms():
             charter = SignedCharter.decode(membership.signed_charter).charter
             keep.add(charter.base)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sterna.errors import NodeError, Unreachable
+from sterna.swarm.gate import Gate
 from sterna.swarm.ports import Journal, Network, Trainer
 from sterna_protocol.errors import LocalProtocolError, RemoteProtocolError, Untimely
 from sterna_protocol.merge.adapter import (
@@ -96,6 +97,7 @@ class Driver:
 
     Args:
         until_round: train for rounds up to this one, then only serve and vote; ``None``: for ever.
+        gate: judges each certified adapter before the next training; ``None``: nobody does.
         closed_rounds: what the disk still knows of earlier rounds, continued in ``closed_rounds``.
 
     ``changed`` is called after anything a status display would show has changed.
@@ -114,6 +116,7 @@ class Driver:
         activity: Activity,
         closed_rounds: Sequence[dict[str, object]] = (),
         until_round: int | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.charter = charter
         self.node = node
@@ -127,6 +130,7 @@ class Driver:
         self._clock = clock
         self._rng = rng
         self._until_round = until_round
+        self._gate = gate
         self._queue: asyncio.Queue[Effect | Respond] = asyncio.Queue()
         self._woken = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
@@ -290,6 +294,7 @@ class Driver:
             except Unreachable as failed:
                 logger.info("adapter.missing", extra={"adapter": short(effect.adapter), "why": str(failed)})
                 await asyncio.sleep(RETRY_SECONDS)
+        self._spawn(self._judge())
         self._take(self.node.adapter_ready(self._clock(), effect.adapter))
 
     async def _merge(self, effect: Merge) -> None:
@@ -319,7 +324,14 @@ class Driver:
             await self._journal.put_blob(genesis)
         return await self._blob(digest, adapter_blob_bytes(self.charter), holders)
 
-    # Training.
+    # Judging and training.
+
+    async def _judge(self) -> None:
+        """Have the newest certified adapter judged, if it is here."""
+        head = self.node.head
+        if self._gate is not None and head is not None and self._journal.has_blob(head.decision.adapter):
+            await self._gate.consider(head.round_, head.decision.adapter)
+            self.changed()
 
     def _start_training(self, effect: Train) -> None:
         if self._training is not None:
@@ -336,6 +348,7 @@ class Driver:
         else:
             self.activity.training = True
             try:
+                await self._judge()
                 adapter = await self._adapter(effect.adapter, tuple(self.peers))
                 feeds_back = needs_feedback(self.charter)
                 unsent = await self._journal.unsent(effect.round_) if feeds_back else None
@@ -369,6 +382,7 @@ class Driver:
         await self._journal.put_round_log(certificate.round_, entry)
         # Deltas of the round that is open now are in no certificate yet, and others may ask for them.
         await self._journal.collect(frozenset(author.delta for author in self.node.status().authors))
+        self._spawn(self._judge())
 
 
 def merge_blobs(charter: Charter, effect: Merge, previous: bytes, deltas: list[bytes]) -> bytes:

@@ -125,7 +125,8 @@ def _train_alone(workshop: Workshop, message: Message, tell: Callable[[Message],
 def _evaluate(workshop: Workshop, message: Message, tell: Callable[[Message], None]) -> Message:
     adapter = _adapter(message) if message["adapter"] is not None else None
     held_out = [Path(path) for path in message["held_out"]]
-    return _loss(workshop.evaluate(Charter.decode(message["charter"]), adapter, held_out))
+    charter, limit_tokens = Charter.decode(message["charter"]), message["limit_tokens"]
+    return _loss(workshop.evaluate(charter, adapter, held_out, limit_tokens=limit_tokens))
 
 
 def _generate(workshop: Workshop, message: Message, tell: Callable[[Message], None]) -> Message:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sterna.errors import ConfigError
 from sterna.train.base import Architecture, open_base
 from sterna.train.delta import delta_blob
-from sterna.train.evaluate import HeldOutLoss, held_out_loss
+from sterna.train.evaluate import MAX_HELD_OUT_TOKENS, HeldOutLoss, held_out_loss
 from sterna.train.generate import generate
 from sterna.train.lora import Lora, float_state, lora_of_round
 from sterna.train.loss import Head
@@ -156,7 +156,14 @@ class Workshop:
                 losses.append(self._judged(charter.adapter, state, judges, charter))
         return tuple(losses)
 
-    def evaluate(self, charter: Charter, adapter: bytes | None, held_out: Sequence[Path]) -> HeldOutLoss:
+    def evaluate(
+        self,
+        charter: Charter,
+        adapter: bytes | None,
+        held_out: Sequence[Path],
+        *,
+        limit_tokens: int | None = None,
+    ) -> HeldOutLoss:
         """The loss of the adapter, or of the base alone, on the held-out documents of the files.
 
         Raises:
@@ -165,7 +172,8 @@ class Workshop:
         self._check(charter)
         judges = [self._corpus(path) for path in held_out]
         previous = genesis_adapter(charter) if adapter is None else decode_adapter(charter, adapter)
-        return self._judged(charter.adapter, float_state(previous), judges, charter)
+        limit = MAX_HELD_OUT_TOKENS if limit_tokens is None else limit_tokens
+        return self._judged(charter.adapter, float_state(previous), judges, charter, limit)
 
     def generate(
         self,
@@ -229,11 +237,17 @@ class Workshop:
         ).loss
 
     def _judged(
-        self, scheme: AdapterScheme, state: NDArray[np.float32], judges: Sequence[Corpus], charter: Charter
+        self,
+        scheme: AdapterScheme,
+        state: NDArray[np.float32],
+        judges: Sequence[Corpus],
+        charter: Charter,
+        limit_tokens: int = MAX_HELD_OUT_TOKENS,
     ) -> HeldOutLoss:
         lora = Lora(scheme, state, trained=None)
+        length = charter.recipe.tokens_per_sequence
         return held_out_loss(
-            self._decoder, self._head, lora, judges, length=charter.recipe.tokens_per_sequence
+            self._decoder, self._head, lora, judges, length=length, limit_tokens=limit_tokens
         )
 
 

@@ -195,9 +195,16 @@ class Worker:
         )
 
     async def evaluate(
-        self, *, charter: Charter, adapter: bytes | Path | None, held_out: Sequence[Path]
+        self,
+        *,
+        charter: Charter,
+        adapter: bytes | Path | None,
+        held_out: Sequence[Path],
+        limit_tokens: int | None = None,
     ) -> Evaluated:
         """The held-out loss of the adapter, or without one of the base.
+
+        ``limit_tokens``: of each file at most about so many are read.
 
         Raises:
             DataError, ConfigError, WorkerFailed: as ``train``.
@@ -208,6 +215,7 @@ class Worker:
                 "charter": charter.encode(),
                 "adapter": _sent(adapter),
                 "held_out": [str(path) for path in held_out],
+                "limit_tokens": limit_tokens,
             },
             None,
         )

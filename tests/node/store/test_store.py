@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sterna.errors import ConfigError, StorageError
-from sterna.store import PendingDelta, SeenPeer, open_store
+from sterna.store import PendingDelta, SeenPeer, Verdict, open_store
 from sterna.store.store import MAX_ADDRESSES
 from sterna_protocol.errors import BadSignature, MalformedMessage
 from sterna_protocol.wire.messages import Kind
@@ -242,3 +243,21 @@ def test_the_key_never_enters_the_journal(home: Path) -> None:
     written = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file() and path.name != "key")
     assert seed not in written
     assert seed.hex().encode() not in written
+
+
+def test_what_is_served_and_what_was_judged_last_are_kept_together(home: Path) -> None:
+    with open_store(home) as store:
+        store.add_swarm(sample.signed(CHARTER).encode())
+        assert store.verdicts(SWARM) is None
+        blobs = [store.blobs.put(blob) for blob in (b"served", b"held back", b"of no use")]
+        served, newest = Verdict(1, blobs[0], 3.25), Verdict(2, blobs[1], math.nan)
+        store.put_verdicts(SWARM, served=Verdict(0, blobs[2], 4.0), newest=served)
+        store.put_verdicts(SWARM, served=served, newest=newest)
+    with open_store(home) as store:
+        kept = store.verdicts(SWARM)
+        assert kept is not None
+        assert kept[0] == served
+        assert kept[1].adapter == newest.adapter
+        assert math.isnan(kept[1].loss)
+        store.collect()
+        assert [store.blobs.has(blob) for blob in blobs] == [True, True, False]

@@ -13,6 +13,7 @@ import pytest
 
 from sterna.errors import WorkerFailed
 from sterna.swarm.driver import Activity, Driver
+from sterna.swarm.gate import Gate
 from sterna.swarm.ports import LocalDelta
 from sterna_protocol.merge.adapter import decode_adapter, encode_adapter, genesis_adapter
 from sterna_protocol.merge.codec import decode_delta, encode_delta, quantise
@@ -59,6 +60,7 @@ def make_driver(
     trainer: NoisyTrainer | BrokenTrainer | None = None,
     journal: MemoryJournal | None = None,
     until_round: int = 2,
+    gate: Gate | None = None,
 ) -> Driver:
     genesis = encode_adapter(charter, genesis_adapter(charter))
     journal = journal or MemoryJournal()
@@ -83,6 +85,7 @@ def make_driver(
         rng=random.Random(number),
         activity=Activity(),
         until_round=until_round,
+        gate=gate,
     )
     board.plug_in(peer, driver, journal)
     return driver
@@ -273,3 +276,41 @@ async def test_only_a_sparse_codec_is_fed_back_what_it_left_out(codec: str) -> N
     assert trainer.told == [journal.left if codec == "top2" else None] * 2
     assert journal.kept is not None
     assert journal.kept[3].total == b"total of 2"
+
+
+@pytest.mark.asyncio
+async def test_an_adapter_that_the_own_text_speaks_against_is_trained_from_and_not_served() -> None:
+    charter = small_charter(min_deltas=3)
+    board, journal = Switchboard(), MemoryJournal()
+    genesis = encode_adapter(charter, genesis_adapter(charter))
+    order: list[str] = []
+
+    async def judge(adapter: bytes) -> float:
+        order.append("judged")
+        certified = [made.decision.adapter for made in journal.certificates]
+        return 9.0 if blob_digest(adapter) in certified[1:2] else 3.0
+
+    class Watched(NoisyTrainer):
+        async def train(self, round_: int, adapter: bytes, unsent: Unsent | None) -> LocalDelta:
+            order.append(f"trained {round_} from {blob_digest(adapter).hex()}")
+            return await super().train(round_, adapter, unsent)
+
+    gate = Gate(journal, judge, base=genesis)
+    first = make_driver(
+        board, charter, 1, trainer=Watched(charter, 1), journal=journal, until_round=3, gate=gate
+    )
+    drivers = [first, *(make_driver(board, charter, number, until_round=3) for number in (2, 3))]
+    async with running(board, drivers):
+        await until_closed(drivers, 2)
+        while gate.newest is None or gate.newest.round_ < 2:
+            await asyncio.sleep(0)
+        assert gate.is_holding_back
+        assert gate.served is not None
+        assert gate.served.adapter == journal.certificates[0].decision.adapter
+        await until_closed(drivers, 3)
+        while gate.newest.round_ < 3:
+            await asyncio.sleep(0)
+    assert not gate.is_holding_back
+    bad = journal.certificates[1].decision.adapter
+    trained = order.index(f"trained 3 from {bad.hex()}")
+    assert order[:trained].count("judged") == 4
