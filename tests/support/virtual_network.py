@@ -163,7 +163,8 @@ class Peer:
 
 
 class VirtualNetwork:
-    """Peers 0..n-1 of one swarm. The first ``founders`` found it; ``behaviours`` makes some Byzantine."""
+    """Peers 0..n-1 of one swarm. The first ``founders`` found it; ``behaviours`` makes some Byzantine; those
+    in ``late`` come when a test boots them."""
 
     def __init__(
         self,
@@ -177,6 +178,7 @@ class VirtualNetwork:
         train_seconds: tuple[float, float] = (2.0, 10.0),
         heads_seconds: float = 2.0,
         trains: Callable[[int], bool] = lambda number: True,
+        late: frozenset[int] = frozenset(),
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults or Faults()
@@ -208,7 +210,8 @@ class VirtualNetwork:
         founding = sorted(peer.id for peer in self.peers[: founders or peers][:8])
         self.charter = charter or virtual_charter(tuple(founding))
         for peer in self.peers:
-            self._at(self.random.uniform(0, 0.5), lambda peer=peer: self.boot(peer))
+            if peer.number not in late:
+                self._at(self.random.uniform(0, 0.5), lambda peer=peer: self.boot(peer))
         if self.faults.partition_every:
             self._at(self.random.expovariate(1 / self.faults.partition_every), self._partition)
         if self.faults.crash_every:
