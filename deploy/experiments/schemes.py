@@ -32,6 +32,7 @@ from sterna_protocol.merge.codec import decode_delta
 from sterna_protocol.merge.rules import merge
 from sterna_protocol.swarm.charter import (
     AdapterScheme,
+    AdmissionPolicy,
     Charter,
     Limits,
     Linear,
@@ -230,7 +231,7 @@ def charter_for(base: Path, setting: Setting, seed: int) -> Charter:
         timing=Timing(train=1000, attest=1000, vote=1000),
         limits=Limits(min_deltas=1, max_deltas=8, max_staleness=2, retention_rounds=2),
         quorum="byzantine",
-        admission="open",
+        admission=AdmissionPolicy(mode="open", max_depth=1, quota=0, open_percent=20, aged_rounds=0),
     )
 
 

@@ -50,11 +50,14 @@ from sterna_protocol.round.sync import (
     respond,
 )
 from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire import signing
+from sterna_protocol.wire.acts import Act, is_act_frame
 from sterna_protocol.wire.messages import (
     Certificate,
     Evidence,
     Figures,
+    Item,
     Signed,
     decode_frame,
 )
@@ -71,6 +74,7 @@ class Node:
         own_frames: the frames that StoreOwn effects wrote for the open round and the ``max_staleness``
             rounds before it, any order.
         evidence: what StoreEvidence effects wrote.
+        acts: what this node's operator signed and no decision has carried out yet (``bring``).
         verify: ``signing.verify``, or an equal function that remembers answers.
         decode: ``decode_frame``, or an equal function that remembers answers.
 
@@ -89,8 +93,9 @@ class Node:
         certificates: Sequence[Certificate] = (),
         own_frames: Sequence[bytes] = (),
         evidence: Sequence[Evidence] = (),
+        acts: Sequence[Act] = (),
         verify: Verify = signing.verify,
-        decode: Callable[[bytes], Signed | Certificate | Evidence] = decode_frame,
+        decode: Callable[[bytes], Item] = decode_frame,
     ) -> None:
         self._charter = charter
         self._swarm = charter.swarm_id
@@ -106,6 +111,7 @@ class Node:
         self._known_heads: Heads | None = None
         self._told: tuple[Heads, bytes] | None = None
         self._early = Early()
+        self._own_acts = list(acts)
         self._neighbours = Neighbours(key.peer, vote_seconds(charter, 0))
         self._pace = Pace(charter)
         self._opened_rounds = False
@@ -143,6 +149,16 @@ class Node:
         """Who decides the open round, ascending."""
         return self._open.setting.members
 
+    @property
+    def roll(self) -> Roll:
+        """Who is in the swarm, after the last closed round."""
+        return self._chain.roll
+
+    @property
+    def may_announce(self) -> bool:
+        """Whether this node is in the swarm, or holds the act that lets it in."""
+        return self._open.may_announce(self._key.peer)
+
     def status(self) -> Status:
         """Where this node stands."""
         return Status.of(
@@ -169,7 +185,7 @@ class Node:
 
     def start(self, now: float) -> list[Effect]:
         """Call once, before anything else."""
-        return self._advance(now)
+        return self._bring_own() + self._advance(now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed."""
@@ -184,6 +200,15 @@ class Node:
         """
         effects = self._take(now, frame, sender)
         return effects + self._advance(now)
+
+    def bring(self, now: float, act: Act) -> list[Effect]:
+        """Bring ``act`` before the committee, in this round and the next ones until one carries it out.
+
+        One that the chain does not allow (an invite of a peer that is not in the swarm yet) waits.
+        """
+        if all(own.id != act.id for own in self._own_acts):
+            self._own_acts.append(act)
+        return self._bring_own() + self._advance(now)
 
     def peers_changed(self, now: float, peers: frozenset[bytes]) -> list[Effect]:
         """The set of connected peers is ``peers`` now."""
@@ -267,7 +292,8 @@ class Node:
     def _take_all(self, now: float, peer: bytes, frames: Sequence[bytes]) -> list[Effect]:
         effects: list[Effect] = []
         before = self.round_
-        for frame in frames:
+        # An act first: without it the announcement of whom it lets in is of no use.
+        for frame in sorted(frames, key=is_act_frame, reverse=True):
             try:
                 effects += self._take(now, frame, peer, is_pulled=True)
             except Untimely:
@@ -307,6 +333,10 @@ class Node:
             self._open.admit_evidence(item)
             self._open.add_evidence(item)
             return []
+        if isinstance(item, Act):
+            self._open.admit_act(item)
+            self._open.add_act(item)
+            return []
         if item.round_ == self.round_ - 1:
             return self._take_late(item, frame)
         if item.round_ > self.round_:
@@ -336,6 +366,9 @@ class Node:
             return self._catch_up(now, sender)
         # [IGNORE] The message is new and there is room for it
         if not self._early.has_room(place_of(message)):
+            return self._catch_up(now, sender)
+        # [IGNORE] The author is in the swarm, or about to be
+        if message.author not in self.committee and not self._open.may_announce(message.author):
             return self._catch_up(now, sender)
         held = hold(message, frame)
         # [REJECT] The author signed it
@@ -385,7 +418,7 @@ class Node:
 
     def _contribute(self, effects: list[Effect]) -> bool:
         """Commit to an announcement or train; True if something was sent."""
-        if not self._trains or self._open.own_announcement is not None:
+        if not self._trains or self._open.own_announcement is not None or not self.may_announce:
             return False
         oldest = self._open.setting.oldest_training
         if self._pending is not None and self._pending.trained_round < oldest:
@@ -428,16 +461,33 @@ class Node:
         self._chain.append(certificate)
         self._closed = self._open.pool
         proofs = self._closed.proofs()
+        waiting = self._open.deliberation.changes.held()
         self._open = self._open_round(now, None)
         for author in sorted(proofs.keys() & set(self._open.setting.members)):
             self._open.add_evidence(proofs[author], is_stored=True)
         self._neighbours.open_round(self.round_)
+        for act in waiting:
+            self._add_if_allowed(act, is_verified=True)
         for frame in self._early.take():
             try:
                 self._take(now, frame, None)
             except (Untimely, RemoteProtocolError):
                 continue
-        return [StoreCertificate(certificate), Closed(certificate, included)]
+        return [StoreCertificate(certificate), Closed(certificate, included), *self._bring_own()]
+
+    def _bring_own(self) -> list[Effect]:
+        """Offer what no decision has carried out yet."""
+        self._own_acts = [act for act in self._own_acts if not self.roll.has_done(act)]
+        for act in self._own_acts:
+            self._add_if_allowed(act)
+        return [Broadcast(act.frame()) for act in self._own_acts if self._open.pool.has(act.id)]
+
+    def _add_if_allowed(self, act: Act, *, is_verified: bool = False) -> None:
+        try:
+            self._open.admit_act(act, is_verified=is_verified)
+        except (Untimely, RemoteProtocolError):
+            return
+        self._open.add_act(act)
 
     def _open_round(self, now: float, recovered: Recovered | None) -> OpenRound:
         return OpenRound(

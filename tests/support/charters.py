@@ -18,7 +18,7 @@ def key(number: int) -> SigningKey:
 
 
 def small_charter(**changes: Any) -> Charter:
-    """The default charter over a base of two tiny layers, with ``changes`` to its arguments."""
+    """A charter over two tiny layers that trusts whoever comes, with ``changes`` to its arguments."""
     arguments: dict[str, Any] = {
         "name": "test",
         "nonce": bytes(range(16)),
@@ -30,5 +30,7 @@ def small_charter(**changes: Any) -> Charter:
         "linears": TINY,
         "seed": b"s" * 32,
         "rank": 2,
+        "admission": "open",
+        "aged_rounds": 0,
     }
     return default_charter(**(arguments | changes))

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 from sterna_protocol.errors import RemoteProtocolError, Untimely
 from sterna_protocol.node import Node
@@ -74,8 +75,10 @@ def virtual_charter(
     max_deltas: int = 64,
     max_staleness: int = 2,
     quorum: str = "byzantine",
+    admission: Literal["invite", "open"] = "open",
+    aged_rounds: int = 0,
 ) -> Charter:
-    """A charter with short phases: 20 s to train, 3 s to attest, 1 s a vote."""
+    """A charter with short phases: 20 s to train, 3 s to attest, 1 s a vote. It trusts whoever comes."""
     return default_charter(
         name="virtual",
         nonce=bytes(16),
@@ -93,6 +96,8 @@ def virtual_charter(
         max_deltas=max_deltas,
         max_staleness=max_staleness,
         quorum="majority" if quorum == "majority" else "byzantine",
+        admission=admission,
+        aged_rounds=aged_rounds,
     )
 
 

@@ -31,6 +31,7 @@ from sterna_protocol.round.heads import (
 )
 from sterna_protocol.swarm.charter import (
     AdapterScheme,
+    AdmissionPolicy,
     Charter,
     Limits,
     Linear,
@@ -41,7 +42,9 @@ from sterna_protocol.swarm.charter import (
 )
 from sterna_protocol.swarm.committee import proposers
 from sterna_protocol.swarm.introduction import CharterRequest, encode_charter_request
+from sterna_protocol.swarm.invitation import invite_with
 from sterna_protocol.swarm.ticket import Ticket, encode_ticket
+from sterna_protocol.wire.acts import Departure, Revocation, Rotation, sign_act
 from sterna_protocol.wire.chunks import CHUNK_BYTES, blob_digest, leaves
 from sterna_protocol.wire.encoding import Record
 from sterna_protocol.wire.ids import peer_name, sha256
@@ -78,6 +81,7 @@ def vectors() -> dict[str, Any]:
         "frames.json": _frames(),
         "sync.json": _sync(),
         "hashes.json": _hashes(),
+        "acts.json": _acts(),
         "ticket.json": _tickets(),
         "blobs.json": _blobs(),
         "signs.json": _signs(),
@@ -121,7 +125,7 @@ def charter(**changes: Any) -> Charter:
         timing=Timing(train=600_000, attest=60_000, vote=10_000),
         limits=Limits(min_deltas=2, max_deltas=64, max_staleness=2, retention_rounds=20),
         quorum="byzantine",
-        admission="open",
+        admission=AdmissionPolicy(mode="invite", max_depth=3, quota=64, open_percent=20, aged_rounds=5),
     )
 
 
@@ -304,6 +308,46 @@ def _hashes() -> dict[str, Any]:
         "proof": {"author": members[1].hex(), "id": proof_id(members[1]).hex()},
         "set": {"ids": _fields(ids), "digest": sha256(b"sterna/set/1", *ids).hex()},
     }
+
+
+def _acts() -> list[dict[str, Any]]:
+    swarm = charter().swarm_id
+    inviter, joiner, other = KEYS
+    invitation = invite_with(inviter, b"\x0b" * 32, swarm=swarm, uses=3, last_round=70, may_invite=2)
+    acts = {
+        "admission": invitation.admit(joiner, swarm),
+        "revocation": sign_act(Revocation(revoker=inviter.peer, peer=joiner.peer), inviter, swarm=swarm),
+        "departure": sign_act(Departure(peer=joiner.peer, since=7), joiner, swarm=swarm),
+        "rotation": sign_act(Rotation(old=joiner.peer, new=other.peer), joiner, other, swarm=swarm),
+    }
+    cases = [
+        {
+            "name": name,
+            "kind": act.kind,
+            "body_fields": _fields(act.content),
+            "preimage": act.preimage(swarm).hex(),
+            "id": act.id.hex(),
+            "frame": act.frame().hex(),
+        }
+        for name, act in acts.items()
+    ]
+    invite = {
+        "name": "invitation",
+        "seed": invitation.seed.hex(),
+        "invite_preimage": invitation.invite.preimage(swarm).hex(),
+        "fields": _fields(invitation),
+        "encoded": invitation.encode().hex(),
+    }
+    decision = Decision(
+        round_=8,
+        previous=b"\x06" * 32,
+        entries=(),
+        attesters=tuple(key.peer for key in KEYS),
+        adapter=b"\x08" * 32,
+        changes=(acts["admission"],),
+    )
+    carried = {"name": "decision", "decision": decision.encode().hex(), "id": decision.id.hex()}
+    return [*cases, invite, carried]
 
 
 def _tickets() -> list[dict[str, Any]]:

@@ -15,10 +15,12 @@ from sterna_protocol.merge.rules import merge
 from sterna_protocol.round.heads import decode_request, decode_response, encode_sync
 from sterna_protocol.swarm.charter import decode_signed_charter
 from sterna_protocol.swarm.introduction import answer_charter_request
+from sterna_protocol.swarm.invitation import decode_invitation
 from sterna_protocol.swarm.ticket import decode_ticket
 from sterna_protocol.wire import signing
+from sterna_protocol.wire.acts import Act
 from sterna_protocol.wire.chunks import blob_digest
-from sterna_protocol.wire.messages import Certificate, Evidence, Signed, decode_body, decode_frame
+from sterna_protocol.wire.messages import Certificate, Decision, Evidence, Signed, decode_body, decode_frame
 from tests.vectors import generate
 
 # What NumPy would choose kernels by on this machine; the names differ between its versions.
@@ -34,6 +36,21 @@ def test_golden_vectors_are_what_this_code_makes():
     assert {path.name for path in generate.FOLDER.glob("*.json")} == set(made)
     for name, content in made.items():
         assert load(name) == content, name
+
+
+def test_golden_acts_are_read_and_verified():
+    swarm = generate.charter().swarm_id
+    *acts, invitation, carried = load("acts.json")
+    for case in acts:
+        act = decode_frame(bytes.fromhex(case["frame"]))
+        assert isinstance(act, Act)
+        act.verify(swarm)
+        assert act.preimage(swarm).hex() == case["preimage"]
+        assert act.id.hex() == case["id"]
+        assert generate._fields(act.content) == case["body_fields"]
+    read = decode_invitation(bytes.fromhex(invitation["encoded"]), swarm)
+    assert read.invite.preimage(swarm).hex() == invitation["invite_preimage"]
+    assert Decision.decode(bytes.fromhex(carried["decision"])).id.hex() == carried["id"]
 
 
 def test_golden_frames_are_read_and_verified():

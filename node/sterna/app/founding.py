@@ -18,6 +18,7 @@ from sterna_protocol.wire.signing import SigningKey
 
 Rule = Literal["mean", "clip+mean", "median", "trimmed", "nnm+trimmed"]
 Quorum = Literal["byzantine", "majority"]
+AdmissionMode = Literal["invite", "open"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class FoundingChoices:
     min_deltas: int | None = None
     rule: Rule | None = None
     quorum: Quorum | None = None
+    admission: AdmissionMode | None = None
     train_milliseconds: int | None = None
 
 

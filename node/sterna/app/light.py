@@ -20,7 +20,6 @@ from sterna.swarm.light import LightPeer
 from sterna.swarm.unmerge import unmerge
 from sterna_protocol.merge.adapter import Adapter, encode_adapter
 from sterna_protocol.swarm.charter import Charter, SignedCharter
-from sterna_protocol.swarm.committee import committee
 from sterna_protocol.swarm.ticket import Ticket, decode_ticket
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.ids import parse_peer_name
@@ -111,7 +110,7 @@ async def verify_round(ticket_text: str, round_: int | None, *, timeout: float) 
         "round": wanted,
         "slate_size": len(certificate.decision.entries),
         "signatures": len(certificate.signatures),
-        "committee": len(committee(charter, chain.at(wanted - 1))),
+        "committee": len(chain.committee_at(wanted)),
         "adapter_digest": certificate.decision.adapter.hex(),
     }
 

@@ -23,14 +23,15 @@ from sterna.app.running import Display, RunningNode
 from sterna.app.trainer import WorkerTrainer
 from sterna.errors import ConfigError
 from sterna.net import NetConfig, open_net
-from sterna.store import Membership, Store
+from sterna.store import Membership, Store, WaitingActs
 from sterna.swarm.driver import Activity, Driver
 from sterna.swarm.gate import DEFAULT_TOLERANCE, Gate
 from sterna.train.tokens import check_data
 from sterna.train.worker import WorkerConfig, open_worker
 from sterna_protocol.merge.adapter import encode_adapter, genesis_adapter
 from sterna_protocol.node import Node
-from sterna_protocol.swarm.charter import SignedCharter
+from sterna_protocol.swarm.charter import Charter, SignedCharter
+from sterna_protocol.swarm.invitation import Invitation, decode_invitation, standing_invitation
 from sterna_protocol.swarm.ticket import decode_ticket
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.limits import MAX_STALENESS
@@ -83,16 +84,24 @@ async def join_swarm(ticket_text: str, options: NodeOptions, display: Display) -
         ConfigError, DataError: the base or the data cannot be; nothing was joined.
     """
     ticket = decode_ticket(ticket_text)
+    invitation = decode_invitation(ticket.invite, ticket.swarm) if ticket.invite else None
     async with _opened(options.home) as (store, thread):
         known = {swarm.swarm: swarm for swarm in await _in(thread, store.swarms)}.get(ticket.swarm)
         if known is None:
             display.event("joining", looking_for=f"{len(ticket.addresses)} addresses of the ticket")
             signed = await fetch_charter(ticket)
+            if invitation is None and signed.charter.admission.mode != "open":
+                raise ConfigError(
+                    "this ticket invites nobody, and the swarm takes only who was invited: ask a member for "
+                    "the ticket that `sterna invite` prints"
+                )
         else:
             signed = SignedCharter.decode(known.signed_charter)
         base = base_of_charter(signed.charter)
         data = _checked(options.data, base, display)
         membership = await _in(thread, _remember, store, signed, data, ticket.addresses)
+        if invitation is not None:
+            await _in(thread, _accept, store, signed.charter, invitation)
         await _run(store, thread, membership, base, options, display)
 
 
@@ -153,6 +162,13 @@ def _remember(store: Store, signed: SignedCharter, data: Path, addresses: tuple[
     return store.swarm(swarm)
 
 
+def _accept(store: Store, charter: Charter, invitation: Invitation) -> None:
+    """Leave the act that lets this peer in where its node finds it."""
+    key = SigningKey.from_seed(store.key())
+    if key.peer not in charter.founders:
+        WaitingActs(store.home, charter.swarm_id).put(invitation.admit(key, charter.swarm_id))
+
+
 @dataclass(frozen=True, slots=True)
 class _Memory:
     """What the disk still knows of a swarm."""
@@ -194,6 +210,8 @@ async def _run(
     charter = signed.charter
     memory: _Memory = await _in(thread, _recall, store, membership)
     key = SigningKey.from_seed(memory.seed)
+    acts = WaitingActs(store.home, charter.swarm_id)
+    standing = standing_invitation(key, charter)
     journal = SwarmJournal(store, charter.swarm_id, thread)
     genesis = encode_adapter(charter, genesis_adapter(charter))
     await journal.put_blob(genesis)
@@ -236,6 +254,7 @@ async def _run(
             certificates=memory.certificates,
             own_frames=memory.own_frames,
             evidence=memory.evidence,
+            acts=acts.all(),
         )
         driver = Driver(
             charter=charter,
@@ -257,6 +276,8 @@ async def _run(
             driver=driver,
             gate=gate,
             journal=journal,
+            acts=acts,
+            invitation=b"" if standing is None else standing.encode(),
             display=display,
         )
         await running.run()

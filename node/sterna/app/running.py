@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sterna.app.journal import SwarmJournal
+from sterna.app.membership import describe_roll, peer_class
 from sterna.app.status import StatusWriter
 from sterna.errors import StorageError, Unreachable
 from sterna.net import Gossip, Net, PeerConnected, PeerDisconnected, PeerLied, Request
+from sterna.store import WaitingActs
 from sterna.swarm.driver import Driver
 from sterna.swarm.gate import Gate, Judged
 from sterna_protocol.errors import RemoteProtocolError
@@ -27,6 +29,14 @@ ROUNDS_IN_STATUS = 100
 
 REMEMBER_SECONDS = 20.0
 """Between two looks at where the connected peers listen."""
+
+ACTS_SECONDS = 1.0
+"""Between two looks for what `sterna revoke` and the like left in the home."""
+
+NOT_IN_SWARM = (
+    "this peer is not in the swarm (never invited, the invite used up or expired, revoked, or it left): "
+    "it follows and trains nothing; ask a member for a ticket of `sterna invite` and join with it"
+)
 
 TICKET_ADDRESSES = 4
 """Own addresses put into a ticket; more would not fit a line of chat."""
@@ -50,6 +60,8 @@ class RunningNode:
         driver: Driver,
         gate: Gate,
         journal: SwarmJournal,
+        acts: WaitingActs,
+        invitation: bytes,
         display: Display,
     ) -> None:
         self._signed = signed
@@ -57,6 +69,8 @@ class RunningNode:
         self._driver = driver
         self._gate = gate
         self._journal = journal
+        self._acts = acts
+        self._invitation = invitation
         self._display = display
         self._status = StatusWriter(home, self._describe)
         self._connected: frozenset[bytes] = frozenset()
@@ -79,6 +93,7 @@ class RunningNode:
                 group.create_task(self._driver.run())
                 group.create_task(self._take_events())
                 group.create_task(self._remember_peers())
+                group.create_task(self._bring_acts())
                 group.create_task(self._status.keep_written())
         except* Exception as group_error:
             # One failure has ended all tasks; the caller wants that one, not a group of one.
@@ -125,6 +140,25 @@ class RunningNode:
             except (Unreachable, StorageError) as failed:
                 logger.info("peers.unwritten", extra={"why": str(failed)})
 
+    async def _bring_acts(self) -> None:
+        """Bring what waits in the home before the committee, and forget what was carried out."""
+        while True:
+            try:
+                for act in self._acts.all():
+                    if self._driver.node.roll.has_done(act):
+                        self._acts.drop(act)
+                    else:
+                        self._driver.bring(act)
+            except StorageError as failed:
+                logger.warning("acts.unreadable", extra={"why": str(failed)})
+            await asyncio.sleep(ACTS_SECONDS)
+
+    def _errors(self) -> list[str]:
+        errors = self._driver.activity.errors()
+        if not self._driver.node.may_announce:
+            errors.append(NOT_IN_SWARM)
+        return errors
+
     def _mark_changed(self) -> None:
         self._status.mark_changed()
         for entry in self._driver.closed_rounds[self._shown_rounds :]:
@@ -136,7 +170,7 @@ class RunningNode:
                 adapter=str(entry["adapter_digest"])[:16],
             )
         self._show_verdict()
-        errors = self._driver.activity.errors()
+        errors = self._errors()
         for error in errors:
             if error not in self._shown_errors:
                 self._display.event("trouble", why=error)
@@ -163,6 +197,7 @@ class RunningNode:
                 addresses=self._net.addresses[:TICKET_ADDRESSES],
                 anchor_round=head.round_ if head else 0,
                 anchor=head.id if head else b"",
+                invite=self._invitation,
             )
         )
 
@@ -192,7 +227,9 @@ class RunningNode:
             "judged": _describe_judged(self._gate.newest),
             "held_back": self._gate.is_holding_back,
             "rounds": driver.closed_rounds[-ROUNDS_IN_STATUS:],
-            "errors": activity.errors(),
+            "class": peer_class(node.roll, self._net.peer),
+            "roll": describe_roll(node.roll),
+            "errors": self._errors(),
         }
 
 

@@ -8,7 +8,20 @@ import traceback
 
 import typer
 
-from sterna.cli import base, bench, chat, demo, identity, join, observe, pull, simulate, swarm, verify
+from sterna.cli import (
+    base,
+    bench,
+    chat,
+    demo,
+    identity,
+    join,
+    membership,
+    observe,
+    pull,
+    simulate,
+    swarm,
+    verify,
+)
 from sterna.cli.output import fail
 from sterna.errors import NodeError
 from sterna.home import home_folder
@@ -39,6 +52,9 @@ app.command("resume")(join.resume)
 app.command("status")(observe.status)
 app.command("peers")(observe.peers)
 app.command("rounds")(observe.rounds)
+app.command("invite")(membership.invite)
+app.command("revoke")(membership.revoke)
+app.command("leave")(membership.leave)
 app.command("pull")(pull.pull)
 app.command("verify")(verify.verify)
 app.command("chat")(chat.chat)

@@ -26,6 +26,7 @@ def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         "swarm": f"{now['name']} ({now['swarm'][:12]})",
         "round": f"{now['round']}, {now['phase']}",
         "committee": len(now["committee"]),
+        "class": now["class"],
         "connected": len(now["peers"]),
         "training": f"step {training['step']}/{training['steps']}" if training["active"] else "no",
         "adapter": now["adapter_digest"],
@@ -56,19 +57,32 @@ def _loss(judged: dict[str, Any]) -> str:
 
 
 def peers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """List the peers this node is connected with.
+    """List the swarm: who founded it, who was invited by whom, how long ago, and who is connected.
 
     Example: sterna peers
     """
     now = node_status(home)
     if as_json:
-        emit({"peers": now["peers"], "running": now["running"]})
+        emit({"peers": now["peers"], "roll": now["roll"], "running": now["running"]})
         return
     if not now["running"]:
         console.print("the node is stopped; these were its peers when it last ran:")
-    for peer in now["peers"]:
-        role = "committee" if peer in now["committee"] else ""
-        console.print(f"{peer}  {role}".rstrip())
+    known = {entry["peer"]: entry for entry in now["roll"]}
+    table = Table()
+    for heading in ("peer", "class", "seat", "connected", "rounds merged", "since round", "invited by"):
+        table.add_column(heading, overflow="fold")
+    for peer in sorted({*known, *now["peers"]}):
+        entry = known.get(peer, {"class": "stranger", "inviter": "", "since": "", "merged": ""})
+        table.add_row(
+            f"{peer} (this one)" if peer == now["peer"] else peer,
+            entry["class"],
+            "committee" if peer in now["committee"] else "",
+            "yes" if peer in now["peers"] else "",
+            str(entry["merged"]),
+            str(entry["since"]),
+            entry["inviter"],
+        )
+    console.print(table)
     if not now["peers"]:
         console.print("no peers connected; share your ticket (sterna status shows it)")
 

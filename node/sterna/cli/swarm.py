@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sterna.app.founding import FoundingChoices, Quorum, Rule
+from sterna.app.founding import AdmissionMode, FoundingChoices, Quorum, Rule
 from sterna.app.node import NodeOptions, create_swarm
 from sterna.cli.join import (
     DataOption,
@@ -40,6 +40,10 @@ def create(
     quorum: Annotated[
         Quorum | None, typer.Option(help="byzantine (more than 2/3) or majority (small circles of friends).")
     ] = None,
+    admission: Annotated[
+        AdmissionMode | None,
+        typer.Option(help="invite: who was invited. open: anybody, with little weight at first."),
+    ] = None,
     train_seconds: Annotated[
         float | None, typer.Option(min=1, help="Longest time a round waits for deltas.")
     ] = None,
@@ -53,7 +57,8 @@ def create(
 ) -> None:
     """Found a swarm over a base, print its ticket, and train in it.
 
-    Whoever has the ticket can join. Ctrl-C stops the node; `sterna resume` goes on.
+    Whoever has the ticket can join: it holds an invite for 16 peers; `sterna invite` makes others. Ctrl-C
+    stops the node; `sterna resume` goes on.
 
     Example: sterna swarm create --base nano --data notes.jsonl
     """
@@ -63,6 +68,7 @@ def create(
         min_deltas=min_deltas,
         rule=rule,
         quorum=quorum,
+        admission=admission,
         train_milliseconds=None if train_seconds is None else round(1000 * train_seconds),
     )
     options = NodeOptions(

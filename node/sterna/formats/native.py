@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from sterna.formats.output import read_file, write_file
 from sterna.formats.tensors import Expected, decode_tensors, encode_tensors
 from sterna_protocol.errors import ProtocolError
 from sterna_protocol.merge.adapter import Adapter, decode_adapter, encode_adapter, genesis_adapter
-from sterna_protocol.round.certificate import verify_certificate
+from sterna_protocol.round.certificate import verify_signatures
+from sterna_protocol.round.chain import Chain
 from sterna_protocol.swarm.charter import Charter, SignedCharter
-from sterna_protocol.wire import signing
 from sterna_protocol.wire.chunks import blob_digest
-from sterna_protocol.wire.messages import Certificate, Kind, Precommit, decode_frame
+from sterna_protocol.wire.messages import Certificate, decode_frame
 
 FORMAT = "sterna-adapter/1"
 
@@ -138,36 +139,34 @@ def _verify(signed: SignedCharter, chain: tuple[Certificate, ...], adapter: Adap
                 f"{chain[-1].decision.adapter.hex()}, this one is {digest.hex()}"
             )
         proven = chain[0].round_ == 1
-        previous: Certificate | None = None
-        for certificate in chain:
-            if previous is None and not proven:
+        if proven:
+            checked = Chain(charter, blob_digest(encode_adapter(charter, genesis_adapter(charter))))
+            for certificate in chain:
+                checked.check_next(certificate)
+                checked.append(certificate)
+        else:
+            # Who may sign follows from the rounds before: without them, only that somebody signed is known.
+            for previous, certificate in pairwise(chain):
+                _require_follows(previous, certificate)
+            for certificate in chain:
                 _verify_signatures(charter, certificate)
-            else:
-                genesis = None
-                if previous is None:
-                    genesis = blob_digest(encode_adapter(charter, genesis_adapter(charter)))
-                verify_certificate(charter, previous, certificate, genesis_adapter=genesis)
-            previous = certificate
     except ProtocolError as error:
         raise VerificationError(f"{source}: {error}") from error
     return proven
 
 
+def _require_follows(previous: Certificate, certificate: Certificate) -> None:
+    if certificate.round_ != previous.round_ + 1 or certificate.decision.previous != previous.id:
+        raise VerificationError(
+            f"the certificate of round {certificate.round_} does not continue that of round {previous.round_}"
+        )
+
+
 def _verify_signatures(charter: Charter, certificate: Certificate) -> None:
-    """The part of ``verify_certificate`` that needs no certificate before."""
+    """The part of the check that needs no certificate before."""
     if certificate.swarm != charter.swarm_id:
         raise VerificationError(f"certificate of swarm {certificate.swarm.hex()}, not of this charter")
-    body = Precommit(choice=certificate.id).encode()
-    for entry in certificate.signatures:
-        preimage = signing.preimage(
-            swarm=certificate.swarm,
-            round_=certificate.round_,
-            attempt=certificate.attempt,
-            kind=Kind.PRECOMMIT,
-            author=entry.member,
-            body=body,
-        )
-        signing.verify(entry.member, entry.signature, preimage)
+    verify_signatures(certificate)
 
 
 def _with_length(frame: bytes) -> bytes:

@@ -163,6 +163,8 @@ def charter_of(trial: Trial) -> Charter:
         attest_milliseconds=ATTEST_MILLISECONDS,
         vote_milliseconds=VOTE_MILLISECONDS,
         min_deltas=max(2, trial.trainer_count // 2),
+        admission="open",
+        aged_rounds=0,
     )
 
 

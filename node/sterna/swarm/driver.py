@@ -45,6 +45,7 @@ from sterna_protocol.round.effects import (
     Train,
 )
 from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.wire.acts import Act
 from sterna_protocol.wire.ids import short
 from sterna_protocol.wire.messages import Certificate
 
@@ -163,6 +164,10 @@ class Driver:
             await self.penalise(peer, str(broken))
             return
         self._queue.put_nowait(Respond(request_id, response))
+
+    def bring(self, act: Act) -> None:
+        """Bring an act of this node's operator before the committee."""
+        self._take(self.node.bring(self._clock(), act))
 
     def peers_changed(self, peers: frozenset[bytes]) -> None:
         """Take the set of peers that are connected now."""

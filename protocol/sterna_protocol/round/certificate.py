@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from sterna_protocol.errors import MalformedMessage
+from sterna_protocol.errors import MalformedMessage, Untimely
 from sterna_protocol.swarm.charter import Charter
-from sterna_protocol.swarm.committee import committee, quorum
+from sterna_protocol.swarm.committee import committee, open_places, quorum
+from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.messages import (
     Certificate,
@@ -16,8 +17,7 @@ from sterna_protocol.wire.messages import (
     Precommit,
 )
 
-Verify = Callable[[bytes, bytes, bytes], None]
-"""``signing.verify`` or a function equal to it: (peer, signature, preimage), raises BadSignature."""
+Verify = signing.Verify
 
 
 def previous_id(charter: Charter, certificate: Certificate | None) -> bytes:
@@ -34,13 +34,17 @@ def check_decision(
     previous_adapter: bytes | None,
     previous_excluded: tuple[bytes, ...],
     members: tuple[bytes, ...],
+    roll: Roll,
+    verify: Verify = signing.verify,
 ) -> None:
     """Return if ``decision`` is well formed for this place in the chain, whatever slate it names.
 
-    ``previous_adapter`` is None where the caller cannot know it (a light peer before round 1).
+    ``previous_adapter`` is None where the caller cannot know it (a light peer before round 1). ``roll`` is
+    the one that the round opened with.
 
     Raises:
         MalformedMessage: it is not.
+        BadSignature: it carries out an act that its signers did not sign.
     """
     # [REJECT] The decision is for this round
     if decision.round_ != round_:
@@ -72,6 +76,19 @@ def check_decision(
     # [REJECT] No delta is of an excluded author
     if any(entry.author in decision.excluded for entry in decision.entries):
         raise MalformedMessage("a delta of an excluded author in the slate")
+    # [REJECT] The chain allows each change after those before it, and whoever makes it signed it
+    try:
+        after = roll.changed(decision.changes, round_, decision.excluded, verify)
+    except Untimely as refused:
+        raise MalformedMessage(f"a change that the chain does not allow: {refused}") from refused
+    # [REJECT] Every author may announce
+    for entry in decision.entries:
+        if not after.may_announce(entry.author):
+            raise MalformedMessage(f"a delta of {entry.author.hex()[:8]}, who is not in the swarm")
+    # [REJECT] Strangers fill no more than their places
+    strangers = sum(not after.is_full(entry.author) for entry in decision.entries)
+    if strangers > open_places(charter):
+        raise MalformedMessage(f"{strangers} deltas of strangers, the charter allows {open_places(charter)}")
     # [REJECT] A void round leaves the adapter as it was
     if decision.is_void and previous_adapter is not None and decision.adapter != previous_adapter:
         raise MalformedMessage("a void decision changes the adapter")
@@ -81,22 +98,22 @@ def verify_certificate(
     charter: Charter,
     previous: Certificate | None,
     certificate: Certificate,
+    roll: Roll,
     *,
     genesis_adapter: bytes | None = None,
     verify: Verify = signing.verify,
 ) -> None:
     """Return if ``certificate`` closes the round after ``previous`` (None: it closes round 1).
 
-    ``genesis_adapter``: digest of the adapter before round 1, checked if that round is void.
+    ``roll`` is the one after ``previous``. ``genesis_adapter``: digest of the adapter before round 1, checked
+    if that round is void.
 
     Raises:
         MalformedMessage: it does not follow ``previous``, or its signers are no quorum of the committee.
         BadSignature: a signature does not verify.
     """
-    # [REJECT] The certificate is of this swarm
-    if certificate.swarm != charter.swarm_id:
-        raise MalformedMessage(f"certificate of swarm {certificate.swarm.hex()[:8]}")
-    members = committee(charter, previous)
+    members = committee(charter, previous, roll)
+    check_signers(charter, certificate, members)
     check_decision(
         charter,
         certificate.decision,
@@ -105,13 +122,31 @@ def verify_certificate(
         previous_adapter=genesis_adapter if previous is None else previous.decision.adapter,
         previous_excluded=() if previous is None else previous.decision.excluded,
         members=members,
+        roll=roll,
+        verify=verify,
     )
+    verify_signatures(certificate, verify)
+
+
+def check_signers(charter: Charter, certificate: Certificate, members: tuple[bytes, ...]) -> None:
+    """Return if ``certificate`` names a quorum of ``members`` as its signers.
+
+    Raises:
+        MalformedMessage: it does not, or is of another swarm.
+    """
+    # [REJECT] The certificate is of this swarm
+    if certificate.swarm != charter.swarm_id:
+        raise MalformedMessage(f"certificate of swarm {certificate.swarm.hex()[:8]}")
     # [REJECT] Every signer is a member, and they are a quorum
     if not {entry.member for entry in certificate.signatures} <= set(members):
         raise MalformedMessage("a signer of the certificate is not in the committee")
     needed = quorum(charter, len(members))
     if len(certificate.signatures) < needed:
         raise MalformedMessage(f"{len(certificate.signatures)} signatures, a quorum is {needed}")
+
+
+def verify_signatures(certificate: Certificate, verify: Verify = signing.verify) -> None:
+    """Return if each of its signers signed the decision of ``certificate``; raises BadSignature."""
     # [REJECT] Every signature is that member's precommit for the decision in this attempt
     body = Precommit(choice=certificate.id).encode()
     for entry in certificate.signatures:

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sterna_protocol.errors import LocalProtocolError, MalformedMessage, Untimely
-from sterna_protocol.round.certificate import Verify, previous_id, verify_certificate
+from sterna_protocol.round.certificate import (
+    Verify,
+    check_signers,
+    previous_id,
+    verify_certificate,
+    verify_signatures,
+)
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.swarm.committee import committee
+from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.messages import Certificate, decode_frame
 
 
 class Chain:
-    """Certificates from the first one held to the head. They are kept as frames, about 2 KiB a round.
+    """Certificates from round 1 to the head, and what follows from them: the committee and the roll.
 
-    ``certificates`` are trusted (they come from the own disk), ascend without gaps, and begin at round 1 or
-    at an anchor that the user trusts. ``round_`` is the open round.
+    They are kept as frames, about 2 KiB a round. ``certificates`` are trusted (they come from the own disk)
+    and ascend from round 1 without gaps. ``round_`` is the open round.
     """
 
     def __init__(
@@ -27,14 +34,15 @@ class Chain:
         verify: Verify = signing.verify,
     ) -> None:
         self.head: Certificate | None = None
+        self.roll = Roll.founding(charter)
         self._charter = charter
         self._genesis_adapter = genesis_adapter
         self._verify = verify
-        self._first = certificates[0].round_ if certificates else 1
-        self.round_ = self._first
+        self.round_ = 1
         self._frames: list[bytes] = []
         self._ids: list[bytes] = []
         self._adapters: list[bytes] = []
+        self._committees: list[tuple[bytes, ...]] = [committee(charter, None, self.roll)]
         self._reported: set[bytes] = set()
         for certificate in certificates:
             self.append(certificate)
@@ -49,26 +57,29 @@ class Chain:
 
     @property
     def committee(self) -> tuple[bytes, ...]:
-        return committee(self._charter, self.head)
+        """Who decides the open round, ascending."""
+        return self._committees[-1]
+
+    def committee_at(self, round_: int) -> tuple[bytes, ...]:
+        """Who decided a closed round, or decides the open one, ascending."""
+        return self._committees[round_ - 1]
 
     def adapter_before(self, round_: int) -> bytes | None:
         """Digest of the adapter that ``round_`` started from; None if this chain does not reach there."""
         if round_ == 1:
             return self._genesis_adapter
-        index = round_ - 1 - self._first
-        return self._adapters[index] if 0 <= index < len(self._adapters) else None
+        return self._adapters[round_ - 2] if 2 <= round_ <= self.round_ else None
 
     def at(self, round_: int) -> Certificate | None:
-        index = round_ - self._first
-        if not 0 <= index < len(self._frames):
+        """The certificate of a closed round; None for any other."""
+        if not 1 <= round_ < self.round_:
             return None
-        certificate = decode_frame(self._frames[index])
+        certificate = decode_frame(self._frames[round_ - 1])
         return certificate if isinstance(certificate, Certificate) else None
 
     def frames(self, first: int, count: int) -> list[bytes]:
         """Frames of up to ``count`` rounds from ``first``; none if ``first`` is not held."""
-        start = first - self._first
-        return self._frames[start : start + count] if start >= 0 else []
+        return self._frames[first - 1 : first - 1 + count] if first >= 1 else []
 
     def check_next(self, certificate: Certificate) -> None:
         """Return if ``certificate`` closes the open round.
@@ -84,36 +95,30 @@ class Chain:
             self._charter,
             self.head,
             certificate,
+            self.roll,
             genesis_adapter=self._genesis_adapter if self.round_ == 1 else None,
             verify=self._verify,
         )
 
     def find_fork(self, certificate: Certificate) -> Certificate | None:
-        """Our certificate of a closed round if ``certificate`` is a valid other one, told once per decision.
+        """Our certificate of a closed round if a quorum signed another one too, told once per decision.
 
         Raises:
-            MalformedMessage, BadSignature: it is not valid.
+            MalformedMessage, BadSignature: no quorum of that round's committee signed it.
         """
-        index = certificate.round_ - self._first
+        index = certificate.round_ - 1
         if not 0 <= index < len(self._ids) or self._ids[index] == certificate.id:
-            return None
-        if index == 0 and self._first > 1:
             return None
         if certificate.id in self._reported or len(self._reported) >= MAX_REPORTED_FORKS:
             return None
-        verify_certificate(
-            self._charter,
-            self.at(certificate.round_ - 1),
-            certificate,
-            genesis_adapter=self._genesis_adapter if certificate.round_ == 1 else None,
-            verify=self._verify,
-        )
+        check_signers(self._charter, certificate, self._committees[index])
+        verify_signatures(certificate, self._verify)
         self._reported.add(certificate.id)
         return self.at(certificate.round_)
 
     def append(self, certificate: Certificate) -> None:
         """Close the open round with a certificate that ``check_next`` passed."""
-        if self._ids and (certificate.round_ != self.round_ or certificate.decision.previous != self.head_id):
+        if certificate.round_ != self.round_ or certificate.decision.previous != self.head_id:
             raise LocalProtocolError(f"certificate of round {certificate.round_} does not continue the chain")
         if certificate.swarm != self._charter.swarm_id:
             raise MalformedMessage(f"certificate of swarm {certificate.swarm.hex()[:8]}")
@@ -122,6 +127,8 @@ class Chain:
         self.round_ += 1
         self._adapters.append(certificate.decision.adapter)
         self.head = certificate
+        self.roll = self.roll.after(certificate.decision)
+        self._committees.append(committee(self._charter, certificate, self.roll))
 
 
 MAX_REPORTED_FORKS = 64

@@ -39,13 +39,15 @@ def check_signed(
     *,
     pinned: set[int],
     wanted: Callable[[bytes], bool],
+    lets_in: Callable[[bytes], bool],
     adapter_before: AdapterBefore,
     verify: Verify,
 ) -> Held:
     """The message, ready for the pool of the open round.
 
     ``pinned``: earlier attempts whose votes are still needed; ``wanted``: says of an announcement id whether
-    a quorum attested it, so that it is needed even if its author announced something else too.
+    a quorum attested it, so that it is needed even if its author announced something else too; ``lets_in``:
+    says of a peer that is not in the swarm whether an act that is held would admit it.
 
     Raises:
         Untimely: already held, or of no use.
@@ -64,6 +66,11 @@ def check_signed(
     # [IGNORE] The author is not excluded
     if message.author in setting.excluded and not pool.is_member(message.author):
         raise Untimely(f"{message.author.hex()[:8]} is excluded")
+    # [IGNORE] The author is in the swarm, or about to be
+    if message.author not in setting.members and not (
+        setting.roll.may_announce(message.author) or lets_in(message.author)
+    ):
+        raise Untimely(f"{message.author.hex()[:8]} is not in the swarm")
     # [REJECT] Only the proposer of the attempt proposes
     if message.kind == Kind.PROPOSAL and message.author != setting.proposer(message.attempt):
         raise MalformedMessage(f"{message.author.hex()[:8]} is not the proposer of {message.attempt}")
@@ -79,13 +86,13 @@ def check_signed(
     if not is_taken and not pool.has_room(place, pinned):
         raise Untimely("no room for this message")
     held = hold(message, frame)
-    check_body(setting, held, adapter_before)
+    check_body(setting, held, adapter_before, verify)
     # [REJECT] The author signed it
     verify_held(held, verify)
     return held
 
 
-def check_body(setting: Setting, held: Held, adapter_before: AdapterBefore) -> None:
+def check_body(setting: Setting, held: Held, adapter_before: AdapterBefore, verify: Verify) -> None:
     """Return if a correct author could have written the body."""
     body = held.body
     if isinstance(body, Announcement):
@@ -116,6 +123,8 @@ def check_body(setting: Setting, held: Held, adapter_before: AdapterBefore) -> N
             previous_adapter=setting.adapter,
             previous_excluded=setting.excluded,
             members=setting.members,
+            roll=setting.roll,
+            verify=verify,
         )
 
 

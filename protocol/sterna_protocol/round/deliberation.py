@@ -6,12 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
+from sterna_protocol.round.changes import Changes
 from sterna_protocol.round.consensus import Verdict
 from sterna_protocol.round.effects import Effect, FetchDelta, Merge
 from sterna_protocol.round.evidence import Held
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.setting import Setting
 from sterna_protocol.round.slate import choose_entries, choose_excluded, is_seen, match_entries, slate_id
+from sterna_protocol.swarm.roll import Roll
+from sterna_protocol.wire.acts import Act
 from sterna_protocol.wire.messages import Announcement, Decision, SlateEntry
 
 MAX_DECISIONS = 128
@@ -34,6 +37,7 @@ class Draft:
     entries: tuple[SlateEntry, ...]
     attesters: tuple[bytes, ...]
     excluded: tuple[bytes, ...]
+    changes: tuple[Act, ...]
     slate: bytes
 
 
@@ -47,12 +51,14 @@ class Deliberation:
     def __init__(self, setting: Setting, pool: Pool, me: bytes) -> None:
         self.blobs: dict[bytes, Blob] = {}
         self.adapter_ready = False
+        self.changes = Changes(setting.roll, setting.round_, setting.excluded)
         self._setting = setting
         self._pool = pool
         self._me = me
         self._decisions: dict[bytes, Decision] = {}
         self._frames: dict[bytes, bytes] = {}
         self._slates: dict[bytes, bytes] = {}
+        self._rolls: dict[bytes, Roll] = {}
         self._matched: set[bytes] = set()
         self._merges: dict[bytes, bytes | None] = {}
         self._asked: set[tuple[int, bytes]] = set()
@@ -61,6 +67,10 @@ class Deliberation:
         self._missing_since: object = None
         self._out: list[Effect] = []
 
+    def may_announce(self, peer: bytes) -> bool:
+        """Whether ``peer`` is in the swarm, or an act that is held would admit it."""
+        return self._setting.roll.may_announce(peer) or self.changes.lets_in(peer)
+
     def learn(self, decision: Decision, frame: bytes) -> bytes:
         """Keep a decision and the frame of a proposal of it; returns its id."""
         choice = decision.id
@@ -68,6 +78,7 @@ class Deliberation:
             self._decisions[choice] = decision
             self._frames[choice] = frame
             self._slates[choice] = self._slate_id(decision.entries)
+            self._rolls[choice] = self._setting.roll.changed(decision.changes, decision.round_)
         return choice
 
     def surplus(self, needed: set[bytes]) -> list[bytes]:
@@ -76,7 +87,7 @@ class Deliberation:
         return [choice for choice in self._decisions if choice not in needed][:extra]
 
     def forget(self, choice: bytes) -> None:
-        for kept in (self._decisions, self._frames, self._slates):
+        for kept in (self._decisions, self._frames, self._slates, self._rolls):
             kept.pop(choice, None)
         self._matched.discard(choice)
 
@@ -138,7 +149,7 @@ class Deliberation:
         if recomputed is Verdict.NO or prevoted:
             return recomputed
         setting = self._setting
-        seen = is_seen(setting.charter, self._pool, setting.quorum, decision, setting.excluded)
+        seen = is_seen(self._rolls[choice], self._pool, setting.quorum, decision, setting.excluded)
         return recomputed if seen is Verdict.YES else seen
 
     def draft(self, attempt: int) -> Decision | None:
@@ -152,11 +163,13 @@ class Deliberation:
             if len(attesters) < setting.quorum:
                 attesters = pool.attesters()
             excluded = choose_excluded(pool, setting.excluded)
-            entries = choose_entries(setting.charter, pool, setting.quorum, excluded)
+            changes = self._choose_changes(excluded)
+            roll = setting.roll.changed(changes, setting.round_)
+            entries = choose_entries(roll, pool, setting.quorum, excluded)
             if entries is None or len(attesters) < setting.quorum:
                 return None
             slate = self._slate_id(entries)
-            self._draft = Draft(attempt, entries, tuple(sorted(attesters)), excluded, slate)
+            self._draft = Draft(attempt, entries, tuple(sorted(attesters)), excluded, changes, slate)
         draft = self._draft
         adapter: bytes | None = setting.adapter
         if draft.entries:
@@ -171,7 +184,14 @@ class Deliberation:
             attesters=draft.attesters,
             adapter=adapter,
             excluded=draft.excluded,
+            changes=draft.changes,
         )
+
+    def _choose_changes(self, excluded: tuple[bytes, ...]) -> tuple[Act, ...]:
+        pool = self._pool
+        attested = [pool.announcements.get(name) for name in pool.attested(self._setting.quorum)]
+        wanted = {held.message.author for held in attested if held is not None}
+        return self.changes.choose({*excluded, *pool.proofs()}, wanted)
 
     def _recompute(self, choice: bytes, decision: Decision) -> Verdict:
         """Whether this node's own merge of the slate gives the adapter that the decision names."""

@@ -25,6 +25,7 @@ from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.recovery import LOCK, LockRecord, Recovered, recovered_step
 from sterna_protocol.round.schedule import Schedule
 from sterna_protocol.round.setting import Setting
+from sterna_protocol.wire.acts import Act
 from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS
 from sterna_protocol.wire.messages import (
     Announcement,
@@ -137,6 +138,7 @@ class OpenRound:
             frame,
             pinned=self._consensus.pinned,
             wanted=lambda name: name in self.missing(),
+            lets_in=self.deliberation.changes.lets_in,
             adapter_before=self._adapter_before,
             verify=self._verify,
         )
@@ -151,6 +153,20 @@ class OpenRound:
         if evidence is not None:
             self._out += [StoreEvidence(evidence), Broadcast(evidence.frame())]
         self._count(held, is_first=is_first)
+
+    def may_announce(self, peer: bytes) -> bool:
+        """Whether ``peer`` is in the swarm, or an act that is held would admit it."""
+        return self.deliberation.may_announce(peer)
+
+    def admit_act(self, act: Act, *, is_verified: bool = False) -> None:
+        """Return if a decision of this round may carry out ``act``; raises as Changes.admit."""
+        self.deliberation.changes.admit(act, None if is_verified else self._verify)
+
+    def add_act(self, act: Act) -> None:
+        """Keep an act that ``admit_act`` passed."""
+        for displaced in self.deliberation.changes.add(act):
+            self.pool.drop_act(displaced)
+        self.pool.add_act(act)
 
     def admit_evidence(self, evidence: Evidence) -> None:
         """Return if the proof is new; nothing is kept yet. Raises as checks.check_evidence."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from sterna_protocol.round.evidence import Held, Place, make_evidence, proof_id
+from sterna_protocol.wire.acts import Act
 from sterna_protocol.wire.ids import sha256
 from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS, MAX_COMMITTEE
 from sterna_protocol.wire.messages import Announcement, Attestation, Commitment, Evidence, Kind
@@ -119,6 +120,18 @@ class Pool:
         self._proofs[evidence.author] = evidence
         self._set.add(proof_id(evidence.author))
         self._keep(proof_id(evidence.author), evidence.frame())
+
+    def add_act(self, act: Act) -> None:
+        """Keep an act that a decision may carry out."""
+        self._digest = None
+        self._set.add(act.id)
+        self._keep(act.id, act.frame())
+
+    def drop_act(self, act: Act) -> None:
+        """Another act takes its place."""
+        self._digest = None
+        self._set.discard(act.id)
+        self._known.discard(self._frames.pop(act.id, b""))
 
     def proof_of(self, author: bytes) -> Evidence | None:
         """Evidence against ``author`` of an earlier round or attempt."""
@@ -243,9 +256,6 @@ class Pool:
         held = self.announcements.get(name)
         return held is not None and held.message.author in authors
 
-    def surely_attested(self, quorum: int, excluded: Collection[bytes]) -> int:
-        """How many announcements have a quorum, without those of ``excluded`` and two-faced attesters."""
-        return sum(
-            len(found - self._two_faced) >= quorum and not self.is_by(name, excluded)
-            for name, found in self._supporters.items()
-        )
+    def surely_attested(self, quorum: int) -> list[bytes]:
+        """Announcements that have a quorum even without two-faced attesters."""
+        return [name for name, found in self._supporters.items() if len(found - self._two_faced) >= quorum]

@@ -116,7 +116,9 @@ class Schedule:
             announced = self._pool.authors().intersection(self._setting.members)
             if len(self._pool.attesters() | announced) >= self._setting.blocking:
                 self._overtaken_at = now
-        expected = self._neighbours.trainers | ({self._me} if self._trains else set())
+        trainers = self._neighbours.trainers | ({self._me} if self._trains else set())
+        # A stranger in a swarm of invited peers says in vain that it trains.
+        expected = frozenset(filter(self._deliberation.may_announce, trainers))
         committed = self._pool.commitments().keys()
         ends = self._end(Phase.TRAIN)
         is_over = is_training_over(

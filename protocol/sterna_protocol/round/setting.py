@@ -8,12 +8,13 @@ from typing import Self
 from sterna_protocol.round.chain import Chain
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.swarm.committee import blocking, proposers, quorum
+from sterna_protocol.swarm.roll import Roll
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``previous`` is the id of the decision before, ``adapter`` and ``excluded`` what it named; ``order`` is
-    the members in the order in which they propose."""
+    """``previous`` is the id of the decision before, ``adapter`` and ``excluded`` what it named, ``roll`` who
+    is in the swarm after it; ``order`` is the members in the order in which they propose."""
 
     charter: Charter
     swarm: bytes
@@ -21,6 +22,7 @@ class Setting:
     previous: bytes
     adapter: bytes
     excluded: tuple[bytes, ...]
+    roll: Roll
     members: tuple[bytes, ...]
     order: tuple[bytes, ...]
     quorum: int
@@ -37,6 +39,7 @@ class Setting:
             previous=chain.head_id,
             adapter=chain.head_adapter,
             excluded=() if chain.head is None else chain.head.decision.excluded,
+            roll=chain.roll,
             members=members,
             order=proposers(members, chain.head_id),
             quorum=quorum(charter, len(members)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+from sterna_protocol.round.changes import launders
 from sterna_protocol.round.consensus import Verdict
 from sterna_protocol.round.pool import Pool
-from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.swarm.committee import open_places
+from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire.ids import sha256
 from sterna_protocol.wire.limits import MAX_EXCLUDED
 from sterna_protocol.wire.messages import Announcement, Decision, SlateEntry
@@ -22,12 +24,34 @@ def slate_id(round_: int, previous_adapter: bytes, entries: tuple[SlateEntry, ..
     )
 
 
+def mergeable(pool: Pool, names: Sequence[bytes], roll: Roll, excluded: Collection[bytes]) -> list[bytes]:
+    """Those of the announcements ``names`` that one slate may hold, as far as their authors are known.
+
+    ``roll``: who is in the swarm by the decision in question. Strangers have their places and no more.
+    """
+    places = open_places(roll.charter)
+    found = []
+    for name in names:
+        held = pool.announcements.get(name)
+        if held is not None:
+            author = held.message.author
+            if author in excluded or not roll.may_announce(author):
+                continue
+            if not roll.is_full(author):
+                if places == 0:
+                    continue
+                places -= 1
+        found.append(name)
+    return found
+
+
 def choose_entries(
-    charter: Charter, pool: Pool, quorum: int, excluded: Collection[bytes] = ()
+    roll: Roll, pool: Pool, quorum: int, excluded: Collection[bytes] = ()
 ) -> tuple[SlateEntry, ...] | None:
     """The entries of the largest slate that can be justified now; empty: void; None: too little is known."""
-    attested = [name for name in pool.attested(quorum) if not pool.is_by(name, excluded)]
-    if len(attested) < charter.limits.min_deltas:
+    limits = roll.charter.limits
+    attested = mergeable(pool, pool.attested(quorum), roll, excluded)
+    if len(attested) < limits.min_deltas:
         return ()
     entries: dict[bytes, SlateEntry] = {}
     for name in attested:
@@ -41,23 +65,27 @@ def choose_entries(
                 delta=held.body.delta,
                 trained_round=held.body.trained_round,
             )
-        if len(entries) == charter.limits.max_deltas:
+        if len(entries) == limits.max_deltas:
             break
-    if len(entries) < charter.limits.min_deltas:
+    if len(entries) < limits.min_deltas:
         return None
     return tuple(entries[author] for author in sorted(entries))
 
 
 def is_seen(
-    charter: Charter, pool: Pool, quorum: int, decision: Decision, excluded: Collection[bytes] = ()
+    roll: Roll, pool: Pool, quorum: int, decision: Decision, excluded: Collection[bytes] = ()
 ) -> Verdict:
     """Whether attestations and proofs held justify ``decision``; what is missing may still come.
 
-    ``excluded``: who was excluded before.
+    ``roll``: the one after the decision's changes. ``excluded``: who was excluded before.
     """
+    # [REJECT] Nobody who is proven two-faced gets a new key
+    if launders(decision.changes, pool.proofs()):
+        return Verdict.NO
     if decision.is_void:
-        # [REJECT] Void only while fewer than min_deltas deltas surely have a quorum
-        if pool.surely_attested(quorum, decision.excluded) >= charter.limits.min_deltas:
+        # [REJECT] Void only while fewer than min_deltas deltas that may be merged surely have a quorum
+        sure = mergeable(pool, pool.surely_attested(quorum), roll, decision.excluded)
+        if len(sure) >= roll.charter.limits.min_deltas:
             return Verdict.NO
     # Every entry has a quorum of attestations
     elif any(len(pool.supporters(entry.announcement)) < quorum for entry in decision.entries):

@@ -14,6 +14,7 @@ from sterna_protocol.wire.ids import Digest, PeerKey, sha256
 from sterna_protocol.wire.limits import (
     MAX_ADAPTER_ELEMENTS,
     MAX_CHARTER_BYTES,
+    MAX_INVITE_USES,
     MAX_SLATE,
     MAX_STALENESS,
 )
@@ -36,6 +37,10 @@ MAX_LINEARS = 16
 
 MAX_FOUNDERS = 8
 """Founders sign by hand; eight is a large circle of friends."""
+
+
+MAX_DEPTH = 3
+"""Longest chain of invites: a founder knows friends of friends of friends by name at best."""
 
 
 class Linear(Record):
@@ -132,6 +137,25 @@ class Limits(Record):
         return self
 
 
+class AdmissionPolicy(Record):
+    """Who may take part (docs/spec/admission.md). Each mode reads the fields that it needs.
+
+    Args:
+        mode: ``invite``: who was invited; ``open``: anybody.
+        max_depth: longest chain of invites below a founder.
+        quota: peers that a founder may invite, and the most that an invite may allow whom it lets in.
+        open_percent: share of a merge's weight, and of a slate's places, for strangers of an open swarm.
+        aged_rounds: rounds with a merged delta after which a stranger counts as a full peer and may sit in
+            the committee; 0: at once, in a swarm that trusts whoever finds it.
+    """
+
+    mode: Literal["invite", "open"]
+    max_depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)]
+    quota: Annotated[int, Field(ge=0, le=MAX_INVITE_USES)]
+    open_percent: Annotated[int, Field(ge=1, le=50)]
+    aged_rounds: Annotated[int, Field(ge=0, le=1000)]
+
+
 class Charter(Record):
     """The founding document of a swarm. ``founders`` ascend; ``nonce`` tells equal charters apart."""
 
@@ -151,7 +175,7 @@ class Charter(Record):
     timing: Timing
     limits: Limits
     quorum: Literal["byzantine", "majority"]
-    admission: Literal["open"]
+    admission: AdmissionPolicy
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire.ids import sha256
 from sterna_protocol.wire.limits import MAX_COMMITTEE
 from sterna_protocol.wire.messages import Certificate
@@ -11,24 +15,54 @@ MIN_COMMITTEE = 4
 """Below four members a byzantine quorum tolerates nobody; the founders fill up."""
 
 
-def committee(charter: Charter, certificate: Certificate | None) -> tuple[bytes, ...]:
+MIN_BRANCHES = 4
+"""With fewer branches than four, one of them always blocks a byzantine quorum: no seats could prevent it."""
+
+
+def committee(charter: Charter, certificate: Certificate | None, roll: Roll) -> tuple[bytes, ...]:
     """Members of the round after ``certificate``, ascending; None stands for the state before round 1.
 
-    They are the authors and attesters of its slate, plus the founders while there are fewer than four. Those
-    it excludes are left out, unless nobody would remain; of more than 32, those with the lowest hashes of
-    (certificate, member) remain.
+    They are the authors and attesters of its slate, under the keys they have now, without strangers that have
+    not aged; plus the founders while there are fewer than four. Those it excludes are left out, unless nobody
+    would remain. In the order of the hashes of (certificate, member), each takes a seat: 32 in all, and no
+    more of one branch than leave a quorum of the others, while there are four branches.
     """
     if certificate is None:
         return charter.founders
     decision = certificate.decision
     excluded = set(decision.excluded)
-    members = ({entry.author for entry in decision.entries} | set(decision.attesters)) - excluded
+    took_part = {entry.author for entry in decision.entries} | set(decision.attesters)
+    members = {roll.current(member) for member in took_part} - excluded
+    members = {member for member in members if roll.may_announce(member) and roll.is_full(member)}
     if len(members) < MIN_COMMITTEE:
-        members |= set(charter.founders) - excluded
+        members |= set(roll.founders) - excluded
     if not members:
-        members = set(charter.founders)
+        members = set(roll.founders) or {roll.current(founder) for founder in charter.founders}
     drawn = sorted(members, key=lambda member: sha256(b"sterna/sortition/1", certificate.id, member))
-    return tuple(sorted(drawn[:MAX_COMMITTEE]))
+    return tuple(sorted(_seated(charter, drawn, roll)))
+
+
+def _seated(charter: Charter, drawn: Sequence[bytes], roll: Roll) -> list[bytes]:
+    """Who of ``drawn`` takes a seat."""
+    cap = MAX_COMMITTEE
+    is_capped = len({roll.branch(member) for member in drawn}) >= MIN_BRANCHES
+    while True:
+        seats: Counter[bytes] = Counter()
+        seated: list[bytes] = []
+        for member in drawn:
+            branch = roll.branch(member)
+            if seats[branch] < cap and len(seated) < MAX_COMMITTEE:
+                seats[branch] += 1
+                seated.append(member)
+        most = max(seats.values())
+        if not is_capped or cap == 1 or most <= len(seated) - quorum(charter, len(seated)):
+            return seated
+        cap = most - 1
+
+
+def open_places(charter: Charter) -> int:
+    """Deltas of strangers that one slate may hold."""
+    return max(1, charter.limits.max_deltas * charter.admission.open_percent // 100)
 
 
 def quorum(charter: Charter, members: int) -> int:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from sterna_protocol.swarm.charter import (
     AdapterScheme,
+    AdmissionPolicy,
     Charter,
     Limits,
     Linear,
@@ -62,6 +63,11 @@ def default_charter(
     max_staleness: int = 2,
     retention_rounds: int = RETENTION_ROUNDS,
     quorum: Literal["byzantine", "majority"] = "byzantine",
+    admission: Literal["invite", "open"] = "invite",
+    max_depth: int = 3,
+    invite_quota: int = 64,
+    open_percent: int = 20,
+    aged_rounds: int = 5,
 ) -> Charter:
     """A charter over the given base; every choice can be overridden.
 
@@ -108,5 +114,11 @@ def default_charter(
             retention_rounds=retention_rounds,
         ),
         quorum=quorum,
-        admission="open",
+        admission=AdmissionPolicy(
+            mode=admission,
+            max_depth=max_depth,
+            quota=invite_quota,
+            open_percent=open_percent,
+            aged_rounds=aged_rounds,
+        ),
     )

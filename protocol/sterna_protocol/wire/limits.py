@@ -19,6 +19,18 @@ MAX_COMMITTEE = 32
 MAX_EXCLUDED = 64
 """Proven equivocators whom a decision names: two committees of them, 2.2 KiB of a certificate's 14."""
 
+MAX_ACT_BYTES = 352
+"""One act: an admission, the largest, takes 334."""
+
+MAX_CHANGES = 4
+"""Acts that one decision carries out: four admissions take 1.3 KiB of a certificate's 16."""
+
+MAX_ACTS = 256
+"""Acts held until a decision names them: 88 KiB."""
+
+MAX_INVITE_USES = 1024
+"""Peers that one invite lets in, and that one peer may invite: more are a party for `open`."""
+
 MAX_SLATE = 64
 """Deltas in one slate: 64 entries of about 105 bytes and 32 attesters and signatures fill 12 KiB of 16."""
 

@@ -17,10 +17,12 @@ from pydantic import Field, model_validator
 
 from sterna_protocol.errors import LocalProtocolError, MalformedMessage
 from sterna_protocol.wire import signing
+from sterna_protocol.wire.acts import Act, decode_act, is_act_frame
 from sterna_protocol.wire.encoding import Record
 from sterna_protocol.wire.ids import ID_BYTES, Attempt, Digest, PeerKey, Round, sha256, short
 from sterna_protocol.wire.limits import (
     MAX_ANNOUNCEMENTS,
+    MAX_CHANGES,
     MAX_COMMITTEE,
     MAX_EXCLUDED,
     MAX_FRAME_BYTES,
@@ -97,7 +99,8 @@ class Decision(Record):
     """What a round ends with: the slate, who attested it, and the adapter that its merge gives.
 
     An empty slate is a void round: the adapter stays what it was. ``excluded`` are the peers that were proven
-    two-faced in this round or before: they take no part any more.
+    two-faced in this round or before: they take no part any more. ``changes`` are the acts that it carries
+    out, one after the other: who comes, goes, is cut off, has a new key; they hold for its own entries too.
     """
 
     round_: Round
@@ -106,6 +109,7 @@ class Decision(Record):
     attesters: Annotated[tuple[PeerKey, ...], Field(max_length=MAX_COMMITTEE)]
     adapter: Digest
     excluded: Annotated[tuple[PeerKey, ...], Field(max_length=MAX_EXCLUDED)] = ()
+    changes: Annotated[tuple[Act, ...], Field(max_length=MAX_CHANGES)] = ()
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -339,7 +343,11 @@ def decode_body(message: Signed) -> Body:
     return message.content
 
 
-def decode_frame(frame: bytes) -> Signed | Certificate | Evidence:
+Item = Signed | Certificate | Evidence | Act
+"""What a frame carries."""
+
+
+def decode_frame(frame: bytes) -> Item:
     """What a frame carries; signatures are NOT verified here.
 
     Raises:
@@ -348,6 +356,8 @@ def decode_frame(frame: bytes) -> Signed | Certificate | Evidence:
     # [REJECT] The frame is within the gossip limit
     if not 1 < len(frame) <= MAX_FRAME_BYTES:
         raise MalformedMessage(f"frame of {len(frame)} bytes, the limit is {MAX_FRAME_BYTES}")
+    if is_act_frame(frame):
+        return decode_act(frame)
     if frame[0] == Kind.CERTIFICATE:
         return Certificate.decode(frame[1:])
     if frame[0] == Kind.EVIDENCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -13,6 +14,9 @@ from sterna_protocol.errors import BadSignature
 
 SIGNATURE_BYTES = 64
 DOMAIN = b"sterna/1"
+
+Verify = Callable[[bytes, bytes, bytes], None]
+"""``verify`` or a function equal to it: (peer, signature, preimage), raises BadSignature."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import numpy as np
 from sterna_protocol.merge.adapter import Adapter, encode_adapter, genesis_adapter
 from sterna_protocol.swarm.charter import (
     AdapterScheme,
+    AdmissionPolicy,
     Charter,
     Limits,
     Linear,
@@ -86,7 +87,7 @@ def charter(
             "timing": Timing(train=60_000, attest=5_000, vote=2_000),
             "limits": Limits(min_deltas=1, max_deltas=8, max_staleness=1, retention_rounds=retention_rounds),
             "quorum": "majority",
-            "admission": "open",
+            "admission": AdmissionPolicy(mode="open", max_depth=1, quota=0, open_percent=20, aged_rounds=0),
         }
     )
 

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from sterna.train.base import Architecture, Base, open_base, write_base
 from sterna_protocol.swarm.charter import (
     AdapterScheme,
+    AdmissionPolicy,
     Charter,
     Limits,
     Linear,
@@ -131,7 +132,7 @@ def charter_for(
         timing=Timing(train=1000, attest=1000, vote=1000),
         limits=Limits(min_deltas=1, max_deltas=8, max_staleness=2, retention_rounds=2),
         quorum="byzantine",
-        admission="open",
+        admission=AdmissionPolicy(mode="open", max_depth=1, quota=0, open_percent=20, aged_rounds=0),
     )
 
 

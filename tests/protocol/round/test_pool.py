@@ -11,12 +11,14 @@ from sterna_protocol.round.evidence import Held, hold
 from sterna_protocol.round.pool import KEPT_ATTEMPTS, MAX_STRANGERS, Pool
 from sterna_protocol.round.slate import choose_entries, is_seen
 from sterna_protocol.swarm.committee import quorum
+from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire.messages import Announcement, Attestation, Decision, Kind, Prevote, sign
 from tests.support.virtual_network import FIGURES, GENESIS_ADAPTER, key_of, virtual_charter
 
 FOUNDERS = tuple(sorted(key_of(number).peer for number in range(4)))
 CHARTER = virtual_charter(FOUNDERS, min_deltas=2, max_deltas=3)
 QUORUM = quorum(CHARTER, 4)
+ROLL = Roll.founding(CHARTER)
 
 
 def held(number: int, body: object, attempt: int = 0) -> Held:
@@ -49,7 +51,7 @@ def pool_of(*messages: Held) -> Pool:
 def decision(*announcements: Held) -> Decision:
     """Of members 0, 1 and 2 about ``announcements``."""
     entries = choose_entries(
-        CHARTER,
+        ROLL,
         pool_of(*announcements, *(attested(n, *(a.id for a in announcements)) for n in range(3))),
         QUORUM,
     )
@@ -69,7 +71,7 @@ def test_the_slate_does_not_depend_on_the_order_of_arrival():
     slates = set()
     for seed in range(20):
         random.Random(seed).shuffle(messages)
-        slates.add(choose_entries(CHARTER, pool_of(*messages), QUORUM))
+        slates.add(choose_entries(ROLL, pool_of(*messages), QUORUM))
     assert len(slates) == 1
     [slate] = slates
     assert slate is not None
@@ -82,7 +84,7 @@ def test_better_supported_deltas_come_first():
     last = deltas[-1]
     messages = [attested(n, *(delta.id for delta in deltas)) for n in range(3)]
     pool = pool_of(*deltas, *messages, attested(3, last.id))
-    slate = choose_entries(CHARTER, pool, QUORUM)
+    slate = choose_entries(ROLL, pool, QUORUM)
     assert slate is not None and last.id in {entry.announcement for entry in slate}
 
 
@@ -90,28 +92,28 @@ def test_a_delta_one_attestation_short_is_not_in_the_slate():
     deltas = [announced(number) for number in range(3)]
     most = [attested(n, *(delta.id for delta in deltas[:2])) for n in range(2)]
     pool = pool_of(*deltas, *most, attested(2, *(delta.id for delta in deltas)))
-    slate = choose_entries(CHARTER, pool, QUORUM)
+    slate = choose_entries(ROLL, pool, QUORUM)
     assert slate is not None
     assert {entry.announcement for entry in slate} == {delta.id for delta in deltas[:2]}
 
 
 def test_with_too_few_deltas_the_slate_is_void():
     delta = announced(0)
-    assert choose_entries(CHARTER, pool_of(delta, *(attested(n, delta.id) for n in range(3))), QUORUM) == ()
+    assert choose_entries(ROLL, pool_of(delta, *(attested(n, delta.id) for n in range(3))), QUORUM) == ()
 
 
 def test_with_too_few_announcements_at_hand_there_is_no_slate_and_no_void():
     deltas = [announced(number) for number in range(2)]
     pool = pool_of(deltas[0], *(attested(n, *(delta.id for delta in deltas)) for n in range(3)))
-    assert choose_entries(CHARTER, pool, QUORUM) is None
+    assert choose_entries(ROLL, pool, QUORUM) is None
 
 
 def test_void_is_refused_for_good_once_enough_deltas_have_a_quorum():
     deltas = [announced(number) for number in range(2)]
     few = pool_of(*deltas, *(attested(n) for n in range(3)))
-    assert is_seen(CHARTER, few, QUORUM, decision()) is Verdict.YES
+    assert is_seen(ROLL, few, QUORUM, decision()) is Verdict.YES
     many = pool_of(*deltas, *(attested(n, *(delta.id for delta in deltas)) for n in range(3)))
-    assert is_seen(CHARTER, many, QUORUM, decision()) is Verdict.NO
+    assert is_seen(ROLL, many, QUORUM, decision()) is Verdict.NO
 
 
 def test_a_slate_waits_for_attestations_that_are_not_seen_yet():
@@ -119,9 +121,9 @@ def test_a_slate_waits_for_attestations_that_are_not_seen_yet():
     names = [delta.id for delta in deltas]
     proposal = decision(*deltas)
     pool = pool_of(*deltas, attested(0, *names), attested(1, *names))
-    assert is_seen(CHARTER, pool, QUORUM, proposal) is Verdict.WAIT
+    assert is_seen(ROLL, pool, QUORUM, proposal) is Verdict.WAIT
     pool.add(attested(2, *names), set())
-    assert is_seen(CHARTER, pool, QUORUM, proposal) is Verdict.YES
+    assert is_seen(ROLL, pool, QUORUM, proposal) is Verdict.YES
 
 
 @pytest.mark.parametrize("face", [(), ("first",)])
@@ -132,10 +134,10 @@ def test_a_two_faced_attester_lets_both_void_and_slate_pass(face):
     shown = attested(3, *(names if face else []))
     pool = pool_of(*deltas, attested(0, *names), attested(1, *names), attested(2), shown)
     pool.add(attested(3, names[0]), set())
-    slate = choose_entries(CHARTER, pool, QUORUM)
+    slate = choose_entries(ROLL, pool, QUORUM)
     assert slate is not None and len(slate) == 2
-    assert is_seen(CHARTER, pool, QUORUM, decision()) is Verdict.YES
-    assert is_seen(CHARTER, pool, QUORUM, decision(*deltas)) is Verdict.YES
+    assert is_seen(ROLL, pool, QUORUM, decision()) is Verdict.YES
+    assert is_seen(ROLL, pool, QUORUM, decision(*deltas)) is Verdict.YES
 
 
 def test_strangers_cannot_crowd_out_members():

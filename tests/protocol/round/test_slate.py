@@ -6,11 +6,13 @@ from sterna_protocol.round.consensus import Verdict
 from sterna_protocol.round.evidence import hold
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.slate import is_seen
+from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire.messages import Attestation, Decision, SlateEntry, sign
 from tests.support.charters import key, small_charter
 
 MEMBERS = tuple(sorted(key(number).peer for number in range(1, 5)))
 ANNOUNCEMENT = b"a" * 32
+ROLL = Roll.founding(small_charter())
 
 
 def decision() -> Decision:
@@ -30,9 +32,9 @@ def pool_of(supporters: int, *, attesters: int = 4) -> Pool:
 
 
 def test_a_delta_waits_for_a_quorum_of_attestations():
-    verdicts = [is_seen(small_charter(), pool_of(count), 3, decision()) for count in range(5)]
+    verdicts = [is_seen(ROLL, pool_of(count), 3, decision()) for count in range(5)]
     assert verdicts == [Verdict.WAIT, Verdict.WAIT, Verdict.WAIT, Verdict.YES, Verdict.YES]
 
 
 def test_a_slate_waits_for_the_attesters_that_it_names():
-    assert is_seen(small_charter(), pool_of(3, attesters=3), 3, decision()) is Verdict.WAIT
+    assert is_seen(ROLL, pool_of(3, attesters=3), 3, decision()) is Verdict.WAIT

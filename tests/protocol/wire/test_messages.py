@@ -26,7 +26,8 @@ from sterna_protocol.wire.messages import (
     prove,
     sign,
 )
-from tests.support.charters import key
+from tests.support.admission import admission
+from tests.support.charters import key, small_charter
 
 SWARM = b"s" * 32
 FIGURES = Figures(
@@ -102,7 +103,11 @@ def test_a_certificate_comes_back_from_its_frame():
 
 
 def test_the_largest_messages_fit_their_frames():
-    largest = decision(limits.MAX_SLATE, limits.MAX_COMMITTEE)
+    charter = small_charter(admission="invite")
+    acts = [admission(charter, key(1), key(n), uses=1024, last_round=2**32 - 1) for n in range(2, 99)]
+    largest = decision(limits.MAX_SLATE, limits.MAX_COMMITTEE).model_copy(
+        update={"excluded": digests(limits.MAX_EXCLUDED), "changes": tuple(acts[: limits.MAX_CHANGES])}
+    )
     assert len(certificate(largest, limits.MAX_COMMITTEE).frame()) <= limits.MAX_FRAME_BYTES
     for body in (
         Proposal(decision=largest, valid_attempt=2**16 - 1),

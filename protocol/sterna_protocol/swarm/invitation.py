@@ -1,0 +1,74 @@
+"""The invitation in a ticket: an invite and its private key. Whoever holds the ticket can join by it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sterna_protocol.errors import MalformedMessage
+from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.swarm.ticket import MAX_INVITE_BYTES
+from sterna_protocol.wire import signing
+from sterna_protocol.wire.acts import Act, Admission, Invite, make_invite, sign_act
+from sterna_protocol.wire.encoding import Record
+from sterna_protocol.wire.ids import Digest, sha256
+
+STANDING_USES = 16
+STANDING_ROUNDS = 1000
+"""What the invite of a founder's own ticket is good for; `sterna invite` makes others."""
+
+
+class Invitation(Record):
+    """``seed`` is that of the invite's key."""
+
+    max_bytes: ClassVar[int] = MAX_INVITE_BYTES
+
+    invite: Invite
+    seed: Digest
+
+    def admit(self, joiner: signing.SigningKey, swarm: bytes) -> Act:
+        """The act that lets ``joiner`` in."""
+        body = Admission(invite=self.invite, joiner=joiner.peer)
+        return sign_act(body, signing.SigningKey.from_seed(self.seed), joiner, swarm=swarm)
+
+
+def decode_invitation(data: bytes, swarm: bytes) -> Invitation:
+    """The invitation in a ticket of ``swarm``.
+
+    Raises:
+        MalformedMessage: not an invitation, or the seed is not that of its invite.
+        BadSignature: the inviter did not make the invite for this swarm.
+    """
+    invitation = Invitation.decode(data)
+    invite = invitation.invite
+    if signing.SigningKey.from_seed(invitation.seed).peer != invite.key:
+        raise MalformedMessage("invitation with the key of another invite")
+    signing.verify(invite.inviter, invite.signature, invite.preimage(swarm))
+    return invitation
+
+
+def invite_with(
+    inviter: signing.SigningKey, seed: bytes, *, swarm: bytes, uses: int, last_round: int, may_invite: int
+) -> Invitation:
+    """A new invitation of ``inviter``; ``seed`` is 32 bytes that nobody else knows.
+
+    Raises:
+        pydantic.ValidationError: a number is out of its range.
+    """
+    key = signing.SigningKey.from_seed(seed).peer
+    invite = make_invite(inviter, key, swarm=swarm, uses=uses, last_round=last_round, may_invite=may_invite)
+    return Invitation(invite=invite, seed=seed)
+
+
+def standing_invitation(founder: signing.SigningKey, charter: Charter) -> Invitation | None:
+    """The invitation in a founder's own ticket, always the same; None if the charter lets nobody invite."""
+    if charter.admission.quota == 0 or founder.peer not in charter.founders:
+        return None
+    secret = founder.sign(b"sterna/standing-invite/1\0" + charter.swarm_id)
+    return invite_with(
+        founder,
+        sha256(b"sterna/standing-invite/1", secret),
+        swarm=charter.swarm_id,
+        uses=min(STANDING_USES, charter.admission.quota),
+        last_round=STANDING_ROUNDS,
+        may_invite=0,
+    )

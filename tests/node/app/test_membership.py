@@ -1,0 +1,84 @@
+"""Inviting and revoking in a real swarm: processes, libp2p on loopback, the shipped base."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sterna.app.demo.processes import LOOPBACK, DemoPeer, run_json
+from sterna.app.demo.samples import sample_texts
+from sterna.errors import NodeError
+
+WAIT_SECONDS = 120
+
+
+async def wait(peer: DemoPeer, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            peer.require_alive()
+            status = peer.status()
+            if status.get("running") and reached(status):
+                return status
+            await asyncio.sleep(0.2)
+
+
+def classes(status: dict[str, Any]) -> dict[str, str]:
+    return {entry["peer"]: entry["class"] for entry in status["roll"]}
+
+
+async def command(peer: DemoPeer, *arguments: str) -> dict[str, Any]:
+    return await run_json(*arguments, "--home", str(peer.home))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.asyncio
+async def test_a_friend_of_a_friend_joins_and_goes_with_the_friend(tmp_path: Path) -> None:
+    texts = sample_texts()
+    founder, friend, second, stranger = peers = [
+        DemoPeer(index, tmp_path / f"peer-{index}", text) for index, text in enumerate(texts)
+    ]
+    common = ("--listen", LOOPBACK, "--seed", "0")
+    try:
+        await founder.start(
+            *("swarm", "create", "--data", str(founder.data), "--steps", "1", "--min-deltas", "1"),
+            *("--train-seconds", "20", *common),
+        )
+        await wait(founder, lambda status: bool(status.get("ticket")))
+        first = await command(founder, "invite", "--may-invite", "1")
+        await friend.start("join", first["ticket"], "--data", str(friend.data), *common)
+        status = await wait(friend, lambda status: status["class"] == "invited")
+        name = status["peer"]
+
+        # A ticket that invites nobody is good for looking on, not for joining.
+        with pytest.raises(NodeError, match="this ticket invites nobody"):
+            await command(stranger, "join", status["ticket"], "--data", str(stranger.data), *common)
+
+        # The invite was for one.
+        await stranger.start("join", first["ticket"], "--data", str(stranger.data), *common)
+        refused = await wait(stranger, lambda status: bool(status["errors"]))
+        assert "not in the swarm" in refused["errors"][0]
+
+        then = await command(friend, "invite")
+        await second.start("join", then["ticket"], "--data", str(second.data), *common)
+        joined = await wait(second, lambda status: status["class"] == "invited")
+        [entry] = [entry for entry in joined["roll"] if entry["peer"] == joined["peer"]]
+        assert entry["inviter"] == name
+        with pytest.raises(NodeError, match="may invite 0 more"):
+            await command(friend, "invite")
+
+        cut = await command(founder, "revoke", name)
+        assert cut["below"] == [joined["peer"]]
+        alone = await wait(founder, lambda status: len(status["roll"]) == 1)
+        assert classes(alone) == {alone["peer"]: "founder"}
+        for peer in (friend, second):
+            out = await wait(peer, lambda status: bool(status["errors"]))
+            assert "not in the swarm" in out["errors"][0]
+        await wait(founder, lambda status: status["round"] >= alone["round"] + 2)
+    finally:
+        await asyncio.gather(*(peer.stop() for peer in peers))
