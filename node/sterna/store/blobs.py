@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -38,11 +37,6 @@ class Blobs:
         self._folder = folder
         self._disk = disk
         self._read_only = read_only
-
-    @property
-    def incoming(self) -> Path:
-        """Where downloads grow until ``adopt`` takes them; emptied when the store opens."""
-        return self._folder / "incoming"
 
     def path(self, digest: bytes) -> Path:
         """Where the blob is, or would be."""
@@ -107,34 +101,6 @@ class Blobs:
             place(self._disk, path, data)
         return digest
 
-    def adopt(self, source: Path, digest: bytes) -> None:
-        """Take the finished download ``source`` (in ``incoming``) as the blob ``digest``.
-
-        Raises:
-            StorageError: it has another digest (then it is deleted), or the disk refused.
-        """
-        path = self.path(digest)
-        self._require_writable(path)
-        with reported("a download was not saved", source):
-            descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise StorageError(f"{source} is not a plain file; a download is one")
-                found = _digest_of(descriptor)
-                if found == digest:
-                    self._disk.sync(descriptor)
-            finally:
-                os.close(descriptor)
-            if found != digest:
-                self._disk.remove(source)
-                raise StorageError(
-                    f"{source} has the digest {found.hex()}, expected {digest.hex()}; "
-                    f"it was deleted, fetch it again"
-                )
-            self._disk.make_folder(path.parent)
-            self._disk.rename(source, path)
-            self._disk.sync_folder(path.parent)
-
     def collect(self, keep: AbstractSet[bytes]) -> int:
         """Delete every blob that is not in ``keep``, and abandoned downloads; the bytes that this freed.
 
@@ -167,8 +133,7 @@ class Blobs:
         """Make the folders and delete what a crash left half-written; called with the home's lock held."""
         with reported("the blobs cannot be opened", self._folder):
             self._disk.make_folder(self._folder)
-            self._disk.make_folder(self.incoming)
-            for leftover in [*self._folder.glob(f"??/*{TMP_SUFFIX}"), *self.incoming.iterdir()]:
+            for leftover in list(self._folder.glob(f"??/*{TMP_SUFFIX}")):
                 self._disk.remove(leftover)
 
     def _files(self) -> Iterator[Path]:

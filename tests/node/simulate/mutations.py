@@ -127,6 +127,24 @@ MUTATIONS = (
         "new: list[bytes] = []",
     ),
     Mutation(
+        "nobody is waited for",
+        "round/neighbours.py",
+        "return peer == self._me or peer in self.connected or peer in self._heard or peer in self._leaving",
+        "return False",
+    ),
+    Mutation(
+        "whoever was heard once is there for ever",
+        "round/neighbours.py",
+        "            self._heard.pop(peer, None)\n",
+        "",
+    ),
+    Mutation(
+        "a quick round makes the next ones impossibly quick",
+        "round/pace.py",
+        "min(max(middle + SPREAD * spread, least / 1000), most / 1000)",
+        "min(middle, most / 1000)",
+    ),
+    Mutation(
         "anybody proposes",
         "round/checks.py",
         "message.author != setting.proposer(message.attempt)",

@@ -100,14 +100,7 @@ def _train(store: Store, round_: int, noise: random.Random, tell: Tell) -> None:
     pending = store.pending(SWARM)
     if pending is not None and pending.round_ == round_:
         return
-    fetched = noise.randbytes(BLOB_BYTES)
-    download = store.blobs.incoming / "download"
-    try:
-        download.write_bytes(fetched)
-    except OSError as error:
-        # Downloads are written by the network process, which has its own way to fail.
-        raise StorageError(f"no download: {error}") from error
-    store.blobs.adopt(download, blob_digest(fetched))
+    store.blobs.put(noise.randbytes(BLOB_BYTES))
     delta = store.blobs.put(noise.randbytes(BLOB_BYTES))
     store.put_pending(SWARM, PendingDelta(round_, b"a" * 32, delta, sample.FIGURES))
     tell(f"pending {round_} {delta.hex()}")
@@ -146,7 +139,7 @@ def check(home: Path, told: Told) -> list[str]:
             store.blobs.read(pending.delta)
         for digest in store.blobs.digests():
             store.blobs.check(digest)
-        leftovers = [*home.rglob("*.tmp"), *store.blobs.incoming.iterdir()]
+        leftovers = list(home.rglob("*.tmp"))
         wrong += [f"leftover {path.name}" for path in leftovers]
     return wrong
 

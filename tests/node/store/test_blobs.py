@@ -78,37 +78,9 @@ def test_putting_a_damaged_blob_again_heals_it(blobs: Blobs) -> None:
     assert blobs.read(digest) == b"hello"
 
 
-def test_a_finished_download_is_adopted(blobs: Blobs) -> None:
-    download = blobs.incoming / "download"
-    download.write_bytes(b"hello")
-    blobs.adopt(download, blob_digest(b"hello"))
-    assert blobs.read(blob_digest(b"hello")) == b"hello"
-    assert not download.exists()
-
-
-def test_a_download_of_another_digest_is_deleted(blobs: Blobs) -> None:
-    download = blobs.incoming / "download"
-    download.write_bytes(b"hellO")
-    with pytest.raises(StorageError, match="it was deleted, fetch it again"):
-        blobs.adopt(download, blob_digest(b"hello"))
-    assert not download.exists()
-    assert not blobs.has(blob_digest(b"hello"))
-
-
-def test_a_link_or_a_folder_is_not_adopted(blobs: Blobs, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"hello")
-    link = blobs.incoming / "link"
-    link.symlink_to(tmp_path / "secret")
-    for source in (link, tmp_path, blobs.incoming / "nothing"):
-        with pytest.raises(StorageError):
-            blobs.adopt(source, blob_digest(b"hello"))
-    assert not blobs.has(blob_digest(b"hello"))
-
-
 def test_opening_deletes_what_was_never_finished(blobs: Blobs, tmp_path: Path) -> None:
     digest = blobs.put(b"hello")
     (blobs.path(digest).parent / "half.tmp").write_bytes(b"he")
-    (blobs.incoming / "download").write_bytes(b"he")
     again = open_blobs(tmp_path / "blobs")
     assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == [again.path(digest)]
 
