@@ -41,6 +41,11 @@ Place = tuple[bytes, int, int, int]
 """Author, round, attempt, kind."""
 
 
+def _name(message: Signed) -> str:
+    kind = Kind(message.kind).name
+    return f"{message.author.hex()[:8]} {kind} of {message.round_}.{message.attempt}"
+
+
 @dataclass(slots=True)
 class Invariants:
     """Told of everything; ``violations`` says what must never have happened, the first first.
@@ -75,14 +80,18 @@ class Invariants:
 
     # What honest peers say
 
-    def said(self, peer: bytes, message: Signed, frame: bytes, stored: bytes | None) -> None:
+    def said(self, message: Signed, frame: bytes, stored: bytes | None) -> None:
         """An honest peer sends a message of its own; ``stored``: what its disk holds for the place."""
-        place = (message.author, message.round_, message.attempt, message.kind)
-        name = f"{peer.hex()[:8]} {Kind(message.kind).name} of {message.round_}.{message.attempt}"
         if stored != frame:
-            self.broken(f"sent before it was stored: {name}")
-        if self._said.setdefault(place, frame) != frame:
-            self.broken(f"two messages for one place: {name}")
+            self.broken(f"sent before it was stored: {_name(message)}")
+        self.signed(message, frame)
+
+    def signed(self, message: Signed, frame: bytes) -> None:
+        """An honest peer stores a message of its own: from now on others may pull it, sent or not."""
+        place = (message.author, message.round_, message.attempt, message.kind)
+        known = self._said.setdefault(place, frame)
+        if known != frame:
+            self.broken(f"two messages for one place: {_name(message)}")
             return
         body = decode_body(message)
         if isinstance(body, Precommit):

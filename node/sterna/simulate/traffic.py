@@ -29,7 +29,7 @@ class Traffic:
 
     def __init__(self, world: World, gossip: Gossip) -> None:
         self._world = world
-        self._gossip = gossip
+        self.gossip = gossip
         self._network = world.network
         self._dice = world.dice
 
@@ -39,21 +39,22 @@ class Traffic:
         """Send a frame that the peer's node wants to be sent."""
         item = remembering_decode(frame)
         if isinstance(item, Signed):
-            self._gossip.note(item, frame)
+            self.gossip.note(item, frame)
         others = self._world.neighbours(peer)
         attack = peer.attack
         if attack is None:
             for other in others:
-                self._transmit(peer, other, frame)
+                self.transmit(peer, other, frame)
             return
-        shown = faces(attack, peer.key, frame, self._gossip, peer.disk.adapter())
+        shown = faces(attack, peer.key, frame, self.gossip, peer.disk.adapter())
         if self._dice.chance(ONE_LIE):
             shown = [self._dice.pick(shown)]
         for other in others:
             if self._dice.chance(attack.shown):
-                self._transmit(peer, other, self._dice.pick(shown))
+                self.transmit(peer, other, self._dice.pick(shown))
 
-    def _transmit(self, sender: Peer, receiver: Peer, frame: bytes) -> None:
+    def transmit(self, sender: Peer, receiver: Peer, frame: bytes) -> None:
+        """Send a frame; what the network makes of it is drawn."""
         network, now = self._network, self._world.now
         copies = network.copies()
         sender.messages += copies
@@ -70,9 +71,10 @@ class Traffic:
                 if receiver.accepted.get(frame, NEVER) <= now + delay:
                     continue
                 receiver.accepted[frame] = now + delay
-            self._world.later(receiver, delay, self._deliver, sender, frame)
+            self._world.later(receiver, delay, self.deliver, sender, frame)
 
-    def _deliver(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
+    def deliver(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
+        """A frame arrives."""
         world, node = self._world, receiver.node
         if node is None:
             return
@@ -99,7 +101,7 @@ class Traffic:
     def _relay(self, peer: Peer, sender: Peer, frame: bytes) -> None:
         for other in self._world.neighbours(peer):
             if other is not sender and (peer.attack is None or self._dice.chance(peer.attack.shown)):
-                self._transmit(peer, other, frame)
+                self.transmit(peer, other, frame)
 
     def attack(self, peer: Peer) -> None:
         """What an active attacker does every second."""
@@ -115,10 +117,10 @@ class Traffic:
                 swarm=self._world.charter.swarm_id,
                 round_=node.round_,
                 victims=[victim.key.peer for victim in self._world.honest],
-                gossip=self._gossip,
+                gossip=self.gossip,
             )
             for frame in frames:
-                self._transmit(peer, self._dice.pick(others), frame)
+                self.transmit(peer, self._dice.pick(others), frame)
         self._world.later(peer, 1.0, self.attack)
 
     # Sync

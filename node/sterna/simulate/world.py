@@ -52,6 +52,8 @@ BLACKOUT = 0.1
 
 MIN_TICK = 1e-6
 Step = Callable[[Node, float], list[Effect]]
+Event = tuple[float, int, Peer | None, int, Callable[..., None], tuple[Any, ...]]
+"""When, its number, to whom, in which of its lives, what, and with what."""
 
 
 class Signatures:
@@ -93,7 +95,7 @@ class World:
         self.dice = Dice(seed, "peers")
         self._faults = faults
         self.charter = charter
-        self._queue: list[tuple[float, int, Peer | None, int, Callable[..., None], tuple[Any, ...]]] = []
+        self.queue: list[Event] = []
         self._count = 0
         self._closes = 0
         self._reached: dict[int, list[Peer]] = {}
@@ -120,7 +122,7 @@ class World:
         )
         liars = [peer.key for peer in self.peers if not peer.is_honest]
         self._signatures = Signatures()
-        self._traffic = Traffic(
+        self.traffic = Traffic(
             self, Gossip(keys=liars, learning=learning, entries={}, decisions={}, frames=[])
         )
         self._blobs = Blobs(self, learning)
@@ -134,7 +136,7 @@ class World:
 
     def run(self, until: Callable[[], bool], limit: float) -> None:
         """Until ``until`` holds, an invariant is broken, or the clock shows ``limit``."""
-        queue, invariants = self._queue, self.invariants
+        queue, invariants = self.queue, self.invariants
         closes = -1
         while queue and self.now < limit and not invariants.violations:
             if closes != self._closes:
@@ -142,20 +144,24 @@ class World:
                 closes = self._closes
                 if until():
                     return
-            self.now, _, peer, life, action, arguments = heapq.heappop(queue)
-            if peer is None:
-                action(*arguments)
-                continue
-            if peer.life != life or peer.node is None:
-                continue
-            try:
-                action(peer, *arguments)
-            except (LocalProtocolError, DiskRefused) as error:
-                self._fail(peer, error)
-            except Exception as error:  # noqa: BLE001 - any exception is a finding about the code under test
-                self._fail(peer, error)
-            if peer.is_honest:
-                self._look(peer)
+            self.happen(heapq.heappop(queue))
+
+    def happen(self, event: Event) -> None:
+        """Let an event of the queue happen, now if its time is over, and look at the peer afterwards."""
+        time, _, peer, life, action, arguments = event
+        if time > self.now:
+            self.now = time
+        if peer is None:
+            action(*arguments)
+            return
+        if peer.life != life or peer.node is None:
+            return
+        try:
+            action(peer, *arguments)
+        except Exception as error:  # noqa: BLE001 - any exception is a finding about the code under test
+            self._fail(peer, error)
+        if peer.is_honest:
+            self._look(peer)
 
     def heal(self) -> None:
         """No more faults; whoever is down comes back."""
@@ -164,7 +170,7 @@ class World:
         self.trace.note(self.now, Happening.HEAL, 0)
         for peer in self.peers:
             peer.crash_after = None
-        self._notice_all()
+        self.notice_all()
 
     def closed_by_all(self) -> int:
         """Rounds that every honest peer has closed."""
@@ -187,12 +193,12 @@ class World:
 
     def _at(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         self._count += 1
-        heapq.heappush(self._queue, (self.now + delay, self._count, None, 0, action, arguments))
+        heapq.heappush(self.queue, (self.now + delay, self._count, None, 0, action, arguments))
 
     def later(self, peer: Peer, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         """An event of this life of ``peer``: a crash takes it along."""
         self._count += 1
-        heapq.heappush(self._queue, (self.now + delay, self._count, peer, peer.life, action, arguments))
+        heapq.heappush(self.queue, (self.now + delay, self._count, peer, peer.life, action, arguments))
 
     # Lives
 
@@ -222,11 +228,12 @@ class World:
         except (LocalProtocolError, DiskRefused) as error:
             self._fail(peer, error)
         self._notice_around(peer)
-        self.later(peer, self.dice.between(0.0, HEADS_SECONDS), self._traffic.exchange)
+        self.later(peer, self.dice.between(0.0, HEADS_SECONDS), self.traffic.exchange)
         if peer.attack is not None and peer.attack.is_active:
-            self.later(peer, self.dice.between(0.0, 1.0), self._traffic.attack)
+            self.later(peer, self.dice.between(0.0, 1.0), self.traffic.attack)
 
-    def _crash(self, peer: Peer) -> None:
+    def crash(self, peer: Peer) -> None:
+        """Take ``peer`` down, now and then all with it; each boots a little later."""
         everybody = self.dice.chance(BLACKOUT)
         for down in self.peers if everybody else (peer,):
             if down.node is None:
@@ -245,13 +252,13 @@ class World:
         if self._is_sick:
             seconds = self.network.divide()
             self.trace.note(self.now, Happening.PARTITION, 0)
-            self._notice_all()
+            self.notice_all()
             self._at(seconds, self._unite)
 
     def _unite(self) -> None:
         if self._is_sick:
             seconds = self.network.unite()
-            self._notice_all()
+            self.notice_all()
             self._at(seconds, self._divide)
 
     # Who sees whom
@@ -273,7 +280,8 @@ class World:
             self._reached[peer.number] = found
         return found
 
-    def _notice_all(self) -> None:
+    def notice_all(self) -> None:
+        """Let everybody find out, in a moment, whom it reaches now."""
         self._reached = {}
         for peer in self.peers:
             self.later(peer, self.network.latency(), self._notice)
@@ -309,7 +317,7 @@ class World:
             if peer.crash_after is not None:
                 peer.crash_after -= 1
                 if peer.crash_after <= 0:
-                    self._crash(peer)
+                    self.crash(peer)
                     return
             self._carry_out(peer, effect)
         if peer.node is not None:
@@ -335,12 +343,14 @@ class World:
             case Broadcast(frame):
                 if peer.is_honest:
                     self._hear(peer, frame)
-                self._traffic.publish(peer, frame)
+                self.traffic.publish(peer, frame)
             case StoreOwn(round_, attempt, kind, frame):
                 self.trace.note(self.now, Happening.STORE, peer.number, frame)
                 peer.disk.put_own(round_, attempt, kind, frame)
                 if kind != LOCK and isinstance(message := remembering_decode(frame), Signed):
                     self._signatures.made(message)
+                    if peer.is_honest:
+                        self.invariants.signed(message, frame)
             case StoreCertificate(certificate):
                 if peer.is_honest:
                     self.invariants.certified(peer.number, certificate, len(peer.disk.certificates))
@@ -352,7 +362,7 @@ class World:
             case Closed(certificate):
                 self._close(peer, certificate.round_, certificate.id)
             case Request(other, data):
-                self._traffic.ask(peer, self.by_id[other], data)
+                self.traffic.ask(peer, self.by_id[other], data)
             case FetchDelta():
                 self._blobs.fetch_delta(peer, effect)
             case Merge():
@@ -373,7 +383,7 @@ class World:
         message = remembering_decode(frame)
         if isinstance(message, Signed) and message.author == peer.key.peer:
             stored = peer.disk.own.get((message.round_, message.attempt, message.kind))
-            self.invariants.said(peer.key.peer, message, frame, stored)
+            self.invariants.said(message, frame, stored)
 
     def _close(self, peer: Peer, round_: int, name: bytes) -> None:
         self.trace.note(self.now, Happening.CLOSE, peer.number, name)

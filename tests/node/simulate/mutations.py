@@ -173,7 +173,12 @@ for trial in trials:
         sys.exit(1)
 """
 
-TESTS = "import pytest\nsys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', 'tests/protocol/round']))"
+TESTS = """
+import pytest
+sys.exit(pytest.main(
+    ["-q", "-x", "-p", "no:cacheprovider", "tests/protocol/round", "tests/node/simulate/test_machine.py"]
+))
+"""
 
 
 def main(first: int = 0, count: int = len(MUTATIONS)) -> int:
