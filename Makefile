@@ -45,12 +45,14 @@ $(VENV)/bin/python:
 	  || { echo 'python3 -m venv failed: sudo apt-get install -y python3-venv'; exit 2; }
 
 # One of libp2p's dependencies is compiled on the spot: it needs the headers of GMP, and a setuptools that makes
-# wheels by itself, which the one that comes with Python 3.11 does not.
+# wheels by itself, which the one that comes with Python 3.11 does not. byzfl, an oracle of the tests, asks for a
+# torchvision that they do without and that does not go with every torch.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@printf '#include <gmp.h>\n' | $${CC:-cc} -E -x c - >/dev/null 2>&1 \
 	  || { echo 'A compiler and GMP are missing: sudo apt-get install -y build-essential python3-dev python3-venv libgmp-dev'; exit 2; }
 	$(PIP) install -q -c $(CONSTRAINTS) scikit-build-core nanobind cmake ninja 'setuptools>=77'
 	$(PIP) install -q -c $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
+	$(PIP) install -q -c $(CONSTRAINTS) --no-deps byzfl
 	@touch $@ $(VENV)/.just-built
 
 $(VENV)/.built: $(VENV)/.installed $(NATIVE)

@@ -69,7 +69,7 @@ from sterna_protocol.wire.signing import SigningKey
 
 FOLDER = Path(__file__).parent
 CODECS: tuple[Codec, ...] = ("int8", "int4", "ternary", "top2")
-RULES = ("mean", "clip+mean", "trimmed", "median", "nnm+trimmed")
+RULES = ("mean", "clip+mean", "trimmed", "median", "nnm+trimmed", "clip+filter")
 LIMITS = {"int8": 127, "int4": 7, "ternary": 1, "top2": 3}
 KEYS = sorted((SigningKey.from_seed(bytes((number,)) * 32) for number in (1, 2, 3)), key=lambda key: key.peer)
 

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from sterna.errors import ConfigError
 from sterna.train.base import Base, builtin_bases, open_base
 from sterna_protocol.swarm.charter import Charter, SignedCharter, sign_charter
-from sterna_protocol.swarm.defaults import Linears, default_charter
+from sterna_protocol.swarm.defaults import default_charter
 from sterna_protocol.wire.signing import SigningKey
 
-Rule = Literal["mean", "clip+mean", "median", "trimmed", "nnm+trimmed"]
+Rule = Literal["mean", "clip+mean", "median", "trimmed", "nnm+trimmed", "clip+filter"]
 Quorum = Literal["byzantine", "majority"]
 AdmissionMode = Literal["invite", "open"]
 
@@ -91,7 +91,7 @@ def found(base: FoundBase, key: SigningKey, choices: FoundingChoices) -> SignedC
             base=base.base.digest,
             tokenizer=hashlib.sha256(base.base.tokenizer_json).digest(),
             layers=architecture.layers,
-            linears=_linears_of_one_layer(base.base),
+            linears=architecture.linears_of_a_layer(),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -115,14 +115,6 @@ def list_bases() -> list[dict[str, Any]]:
             }
         )
     return bases
-
-
-def _linears_of_one_layer(base: Base) -> Linears:
-    return tuple(
-        (name.rpartition(".")[2], out, in_)
-        for name, out, in_ in base.architecture.linears()
-        if name.startswith("layers.0.")
-    )
 
 
 def _parameters(base: Base) -> int:

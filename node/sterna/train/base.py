@@ -128,6 +128,15 @@ class Architecture:
             (f"layers.{layer}.{name}", out, in_) for layer in range(self.layers) for name, out, in_ in kept
         ]
 
+    def linears_of_a_layer(self) -> tuple[tuple[str, int, int], ...]:
+        """(name, out, in) of one layer's ternary matrices, with the bare names that a charter has."""
+        prefix = "layers.0."
+        return tuple(
+            (name.removeprefix(prefix), out, in_)
+            for name, out, in_ in self.linears()
+            if name.startswith(prefix)
+        )
+
     def vectors(self) -> list[tuple[str, int]]:
         """(name, size) of every norm weight, in canonical order."""
         one = [("attn_norm", self.hidden_size), ("attn_sub_norm", self.heads * self.head_size)]

@@ -14,7 +14,7 @@ Bit budget of an int64 (63 bits and a sign)::
     clip factor                    16 bits    65536 at most
     sum over the slate              6 bits    64 deltas at most
     ---------------------------------------
-    mean, clip+mean                61 bits    doubled once for the rounding: 62
+    mean, clip+mean, clip+filter   61 bits    doubled once for the rounding: 62
     trimmed, median                45 bits    without clip factor; times 64 deltas: 51, doubled: 52
     nnm+trimmed                    51 bits    sums of up to 64 such sums; times 64: 57, doubled: 58
 """
@@ -35,6 +35,7 @@ from sterna_protocol.merge import adapter as adapters
 from sterna_protocol.merge import codec as codecs
 from sterna_protocol.merge.adapter import STATE_EXPONENT, STATE_LIMIT, Adapter
 from sterna_protocol.merge.codec import Delta, block_elements
+from sterna_protocol.merge.filter import filtered
 from sterna_protocol.merge.geometry import inner_products, squared_norm
 from sterna_protocol.merge.network import sort_columns
 from sterna_protocol.merge.scheme import delta_size, subspace_of
@@ -47,6 +48,9 @@ STALENESS_WEIGHTS: Final = (256, 181, 148)
 
 CLIP_ONE: Final = 1 << 16
 """The clip factor 1."""
+
+MASS_ONE: Final = 1 << 8
+"""What one part of a staleness weight is divided into where the covariance filter takes some of it away."""
 
 _SLICE: Final = 16 * 1024
 """Elements merged at once: 16 deltas of them take 1 MiB as int32, about one L2 cache. A multiple of every
@@ -119,21 +123,28 @@ def _mean(charter: Charter, votes: Sequence[_Vote]) -> _Combine:
 
 def _clipped_mean(charter: Charter, votes: Sequence[_Vote]) -> _Combine:
     """Every delta longer than the median is scaled down to it; the median is the lower one of two."""
-    squares = [squared_norm(vote.delta) for vote in votes]
+    return _weighted_mean(votes, _clip_factors([squared_norm(vote.delta) for vote in votes]))
+
+
+def _clip_factors(squares: Sequence[int]) -> list[int]:
     median = sorted(squares)[(len(squares) - 1) // 2]
-    factors = [CLIP_ONE if square <= median else math.isqrt((median << 32) // square) for square in squares]
-    return _weighted_mean(votes, factors)
+    return [CLIP_ONE if square <= median else math.isqrt((median << 32) // square) for square in squares]
 
 
 def _weighted_mean(votes: Sequence[_Vote], factors: Sequence[int]) -> _Combine:
     """sum(weight * factor * value) / sum(weight * CLIP_ONE); the lower sum goes over the whole slate."""
-    divisor = CLIP_ONE * sum(vote.weight for vote in votes)
+    shares = [vote.weight * factor for vote, factor in zip(votes, factors, strict=True)]
+    return _weighted_sum(votes, shares, CLIP_ONE * sum(vote.weight for vote in votes))
+
+
+def _weighted_sum(votes: Sequence[_Vote], shares: Sequence[int], divisor: int) -> _Combine:
+    """sum(share * value) / divisor."""
 
     def combine(subspace: int, start: int, stop: int) -> NDArray[np.int64]:
         total = np.zeros(stop - start, np.int64)
-        for vote, factor in zip(votes, factors, strict=True):
-            if vote.subspace == subspace:
-                total += _scaled(vote.delta, start, stop, vote.weight * factor)
+        for vote, share in zip(votes, shares, strict=True):
+            if vote.subspace == subspace and share:
+                total += _scaled(vote.delta, start, stop, share)
         return _divide(total, divisor)
 
     return combine
@@ -190,21 +201,46 @@ def _mixed_trimmed(charter: Charter, votes: Sequence[_Vote]) -> _Combine:
     return combine
 
 
-def _farthest(votes: Sequence[_Vote], weights: Sequence[int], cut: int) -> list[list[int]]:
-    """For each vote the ``cut`` others whose weighted deltas are farthest from its own; of two that are
-    equally far, the one with the larger author."""
+def _clipped_filtered(charter: Charter, votes: Sequence[_Vote]) -> _Combine:
+    """The mean of what the covariance filter leaves of each delta, clipped as in ``clip+mean``."""
+    products = _products(votes)
+    factors = _clip_factors([products[i][i] for i in range(len(votes))])
+    clipped = [
+        [own * other * product for other, product in zip(factors, row, strict=True)]
+        for own, row in zip(factors, products, strict=True)
+    ]
+    masses = filtered(
+        clipped,
+        [vote.weight * MASS_ONE for vote in votes],
+        [vote.author for vote in votes],
+        _cut(charter, votes),
+    )
+    # A mass has 16 bits and a factor has 16: together they must fit the 24 that the mean has for both.
+    shares = [mass * factor // MASS_ONE for mass, factor in zip(masses, factors, strict=True)]
+    return _weighted_sum(votes, shares, CLIP_ONE // MASS_ONE * sum(masses))
+
+
+def _products(votes: Sequence[_Vote]) -> list[list[int]]:
+    """The exact inner products of all deltas [d][d] as vectors of the whole adapter, without weights."""
     pairs = [
         (i, j)
         for i, j in itertools.combinations_with_replacement(range(len(votes)), 2)
         if votes[i].subspace == votes[j].subspace
     ]
-    exact = inner_products([vote.delta for vote in votes], pairs)
-    products = {
-        (i, j): weights[i] * weights[j] * product for (i, j), product in zip(pairs, exact, strict=True)
-    }
+    products = [[0] * len(votes) for _ in votes]
+    for (i, j), product in zip(pairs, inner_products([vote.delta for vote in votes], pairs), strict=True):
+        products[i][j] = products[j][i] = product
+    return products
+
+
+def _farthest(votes: Sequence[_Vote], weights: Sequence[int], cut: int) -> list[list[int]]:
+    """For each vote the ``cut`` others whose weighted deltas are farthest from its own; of two that are
+    equally far, the one with the larger author."""
+    products = _products(votes)
 
     def distance(i: int, j: int) -> int:
-        return products[i, i] + products[j, j] - 2 * products.get((min(i, j), max(i, j)), 0)
+        squares = weights[i] ** 2 * products[i][i] + weights[j] ** 2 * products[j][j]
+        return squares - 2 * weights[i] * weights[j] * products[i][j]
 
     farthest = []
     for i in range(len(votes)):
@@ -220,6 +256,7 @@ _RULES: Final[dict[str, Callable[[Charter, Sequence[_Vote]], _Combine]]] = {
     "trimmed": _trimmed,
     "median": _median,
     "nnm+trimmed": _mixed_trimmed,
+    "clip+filter": _clipped_filtered,
 }
 
 

@@ -103,10 +103,11 @@ class Recipe(Record):
 class MergeRule(Record):
     """How a slate becomes an adapter (docs/spec/merge.md).
 
-    ``trim_percent``: share of the slate that ``trimmed`` and ``nnm+trimmed`` cut at each end.
+    ``trim_percent``: share of the slate that ``trimmed`` and ``nnm+trimmed`` cut at each end, and that
+    ``clip+filter`` takes for liars.
     """
 
-    rule: Literal["mean", "clip+mean", "trimmed", "median", "nnm+trimmed"]
+    rule: Literal["mean", "clip+mean", "trimmed", "median", "nnm+trimmed", "clip+filter"]
     trim_percent: Annotated[int, Field(ge=0, le=45)]
 
 

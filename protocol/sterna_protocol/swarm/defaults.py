@@ -48,7 +48,7 @@ def default_charter(
     subspaces: int | None = None,
     scale: int = 2,
     codec: Literal["int8", "int4", "ternary", "top2"] = "ternary",
-    rule: Literal["mean", "clip+mean", "trimmed", "median", "nnm+trimmed"] = "mean",
+    rule: Literal["mean", "clip+mean", "trimmed", "median", "nnm+trimmed", "clip+filter"] = "mean",
     trim_percent: int = 20,
     steps: int = 40,
     sequences_per_step: int = 4,

@@ -20,7 +20,7 @@ from sterna_protocol.merge.scheme import delta_size
 from tests.protocol.merge.deltas import entry, random_delta
 from tests.support.charters import small_charter
 
-RULES = ("mean", "clip+mean", "trimmed", "median", "nnm+trimmed")
+RULES = ("mean", "clip+mean", "trimmed", "median", "nnm+trimmed", "clip+filter")
 BITNET_2B = tuple(
     zip(
         ("q", "k", "v", "o", "gate", "up", "down"),

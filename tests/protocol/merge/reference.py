@@ -37,6 +37,11 @@ def merge(
             change = mixed_trimmed(
                 vectors, weights, authors, cut=math.floor(Fraction(len(vectors) * trim, 100))
             )
+        case "clip+filter":
+            authors = [entry.author for entry, _ in deltas]
+            change = clip_filter(
+                vectors, weights, authors, cut=math.floor(Fraction(len(vectors) * trim, 100))
+            )
         case rule:
             raise AssertionError(rule)
     limit = 2**31 - 1
@@ -61,13 +66,78 @@ def mean(vectors: Sequence[Sequence[int | Fraction]], weights: Sequence[int]) ->
 
 
 def clip(vectors: Sequence[Vector]) -> list[list[Fraction]]:
+    return [
+        [factor * value for value in vector]
+        for factor, vector in zip(clip_factors(vectors), vectors, strict=True)
+    ]
+
+
+def clip_factors(vectors: Sequence[Vector]) -> list[Fraction]:
     squares = [sum(value * value for value in vector) for vector in vectors]
     median = sorted(squares)[(len(squares) - 1) // 2]
-    factors = [
+    return [
         Fraction(1) if square <= median else Fraction(math.isqrt(median * 2**32 // square), 2**16)
         for square in squares
     ]
-    return [[factor * value for value in vector] for factor, vector in zip(factors, vectors, strict=True)]
+
+
+def clip_filter(
+    vectors: Sequence[Vector], weights: Sequence[int], authors: Sequence[bytes], cut: int
+) -> list[Fraction]:
+    factors = [int(factor * 2**16) for factor in clip_factors(vectors)]
+    clipped = [[factor * value for value in vector] for factor, vector in zip(factors, vectors, strict=True)]
+    masses = masses_left(clipped, [256 * weight for weight in weights], authors, cut)
+    shares = [mass * factor // 256 for mass, factor in zip(masses, factors, strict=True)]
+    return [
+        Fraction(sum(share * value for share, value in zip(shares, column, strict=True)), 256 * sum(masses))
+        for column in zip(*vectors, strict=True)
+    ]
+
+
+def masses_left(
+    vectors: Sequence[Vector], masses: Sequence[int], authors: Sequence[bytes], cut: int
+) -> list[int]:
+    everybody = range(len(vectors))
+    products = [[sum(map(int.__mul__, vectors[j], vectors[k])) for k in everybody] for j in everybody]
+    longest = max(products[j][j] for j in everybody)
+    while longest >= 2**48:
+        products = [[product // 2 for product in row] for row in products]
+        longest //= 2
+    mass, whole = list(masses), sum(masses)
+    found: list[tuple[Fraction, list[int]]] = []
+    while not found or len(vectors) * sum(mass) > (len(vectors) - 2 * cut) * whole:
+        total = sum(mass)
+        # The products of the differences to the mean, times the square of the sum of the masses.
+        centred = [
+            [
+                sum(
+                    ((total if a == j else 0) - mass[a])
+                    * ((total if b == k else 0) - mass[b])
+                    * products[a][b]
+                    for a in everybody
+                    for b in everybody
+                )
+                for k in everybody
+            ]
+            for j in everybody
+        ]
+        left = [j for j in everybody if mass[j] > 0]
+        farthest = sorted(left, key=lambda j: (-centred[j][j], authors[j]))[0]
+        shadow = centred[farthest]
+        for _ in range(8):
+            size = 1
+            while max(map(abs, shadow)) >= 2**32 * size:
+                size *= 2
+            direction = [mass[j] * (shadow[j] // size) for j in everybody]
+            shadow = [sum(centred[j][k] * direction[k] for k in everybody) for j in everybody]
+        variance = sum(mass[j] * shadow[j] ** 2 for j in everybody)
+        length = sum(direction[j] * shadow[j] for j in everybody)
+        if variance == 0 or length <= 0:
+            return mass
+        found.append((Fraction(variance, total**3 * length), mass))
+        most = max(shadow[j] ** 2 for j in left)
+        mass = [mass[j] * max(0, most - shadow[j] ** 2) // most for j in everybody]
+    return min(found, key=lambda entry: entry[0])[1]
 
 
 def trimmed(vectors: Sequence[Vector], weights: Sequence[int], cut: int) -> list[Fraction]:

@@ -19,7 +19,7 @@ from tests.protocol.merge import reference
 from tests.protocol.merge.deltas import entry, random_delta, random_slate
 from tests.support.charters import small_charter
 
-RULES = ["mean", "clip+mean", "trimmed", "median", "nnm+trimmed"]
+RULES = ["mean", "clip+mean", "trimmed", "median", "nnm+trimmed", "clip+filter"]
 CODECS = ["int8", "int4", "ternary", "top2"]
 # One full block of every codec and a part of one more: 2 layers x rank 2 x (360 + 4) = 1,456 elements.
 LONGER = (("q", 360, 4), ("down", 4, 10))
