@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -414,7 +414,6 @@ def write_base(
     """
     if (head is None) != architecture.tied_embeddings:
         raise ConfigError("a head goes with untied embeddings, and only with them")
-    _check_texts(name, provenance)
     parts: dict[str, NDArray[Any]] = {
         f"{key}.codes": TernaryMatrix.from_codes(*value).packed for key, value in matrices.items()
     }
@@ -423,49 +422,83 @@ def write_base(
         if rows is not None:
             parts[f"{key}.codes"] = np.ascontiguousarray(rows[0], np.int8)
             parts[f"{key}.scale"] = np.ascontiguousarray(rows[1], "<f4")
-    padded = tokenizer_json + b" " * (-len(tokenizer_json) % ALIGNMENT)
-    parts["tokenizer.json"] = np.frombuffer(padded, np.uint8)
+    known = {tensor for tensor, *_ in _layout(architecture)} - {"tokenizer.json"}
+    if missing := sorted(known - set(parts)):
+        raise ConfigError(f"tensor {missing[0]} is missing")
+    if unknown := sorted(set(parts) - known):
+        raise ConfigError(f"the architecture has no tensor {', '.join(unknown)}"[:200])
+    for tensor, _, shape, _ in _layout(architecture):
+        if shape is not None and list(parts[tensor].shape) != shape:
+            raise ConfigError(
+                f"tensor {tensor} has shape {list(parts[tensor].shape)}, the architecture needs {shape}"
+            )
+    for key, out, in_ in architecture.linears():
+        if list(matrices[key][0].shape) != [out, in_]:
+            raise ConfigError(
+                f"matrix {key} has shape {list(matrices[key][0].shape)}, the architecture needs {[out, in_]}"
+            )
+    write_packed_base(
+        path,
+        architecture=architecture,
+        scales={key: scale for key, (_, scale) in matrices.items()},
+        tensor=parts.__getitem__,
+        tokenizer_json=tokenizer_json,
+        name=name,
+        provenance=provenance,
+    )
 
+
+def write_packed_base(
+    path: Path,
+    *,
+    architecture: Architecture,
+    scales: Mapping[str, float],
+    tensor: Callable[[str], NDArray[Any]],
+    tokenizer_json: bytes,
+    name: str,
+    provenance: str,
+) -> None:
+    """Write a base file tensor by tensor, so that only one needs to be in memory.
+
+    Args:
+        scales: of every linear of the architecture.
+        tensor: gives the tensor of this name, as the file holds it; called once for each, in file order.
+
+    Raises:
+        ConfigError: a scale is missing or not finite, a tensor has another size than the file needs, or the
+            header is over its limit.
+        StorageError: the file cannot be written.
+    """
+    _check_texts(name, provenance)
+    padded = tokenizer_json + b" " * (-len(tokenizer_json) % ALIGNMENT)
+    matrices = {
+        key: {"shape": [out, in_], "scale": float(np.float32(scales[key]))}
+        for key, out, in_ in architecture.linears()
+        if key in scales
+    }
+    _matrix_facts(architecture, matrices)
     facts = {
         "version": FORMAT_VERSION,
         "name": name,
         "provenance": provenance,
         "architecture": asdict(architecture),
-        "matrices": {
-            key: {"shape": list(codes.shape), "scale": float(np.float32(scale))}
-            for key, (codes, scale) in matrices.items()
-        },
+        "matrices": matrices,
     }
-    _matrix_facts(architecture, facts["matrices"])  # type: ignore[arg-type]  # the dict built above
     header: dict[str, Any] = {"__metadata__": {"sterna": json.dumps(facts, allow_nan=False)}}
-    chunks: list[bytes] = []
+    sizes: dict[str, int] = {}
     offset = 0
-    for tensor, dtype, shape, _ in _layout(architecture):
-        if tensor not in parts:
-            raise ConfigError(f"tensor {tensor} is missing")
-        array = parts.pop(tensor)
-        if shape is not None and list(array.shape) != shape:
-            raise ConfigError(
-                f"tensor {tensor} has shape {list(array.shape)}, the architecture needs {shape}"
-            )
-        header[tensor] = {
-            "dtype": dtype,
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        chunks.append(array.tobytes())
-        offset += array.nbytes
-        gap = -offset % ALIGNMENT
-        if gap:
-            header[f"padding.{len(chunks)}"] = {
+    for key, dtype, shape, item_bytes in _layout(architecture):
+        stored = [len(padded)] if shape is None else shape
+        sizes[key] = math.prod(stored) * item_bytes
+        header[key] = {"dtype": dtype, "shape": stored, "data_offsets": [offset, offset + sizes[key]]}
+        offset += sizes[key]
+        if gap := -offset % ALIGNMENT:
+            header[f"padding.{len(header) - 1}"] = {
                 "dtype": "U8",
                 "shape": [gap],
                 "data_offsets": [offset, offset + gap],
             }
-            chunks.append(bytes(gap))
             offset += gap
-    if parts:
-        raise ConfigError(f"the architecture has no tensor {', '.join(sorted(parts))}"[:200])
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
@@ -474,10 +507,17 @@ def write_base(
     try:
         with partial.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            file.writelines(chunks)
+            for key, size in sizes.items():
+                data = padded if key == "tokenizer.json" else np.ascontiguousarray(tensor(key)).data
+                if memoryview(data).nbytes != size:
+                    raise ConfigError(f"tensor {key} has {memoryview(data).nbytes} bytes, {size} are needed")
+                file.write(data)
+                file.write(bytes(-size % ALIGNMENT))
         partial.replace(path)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def builtin_bases() -> dict[str, Path]:

@@ -96,18 +96,39 @@ def train_round(
     optimiser = AdamW(lora.values)
     tokens, losses = 0, 0.0
     for step in range(recipe.steps):
-        loss, counted = _gradient(decoder, head, lora, next(batches), checkpointed)
+        loss, counted = train_step(
+            decoder, head, lora, next(batches), optimiser, rate=rate_at(recipe, step), checkpointed=checkpointed
+        )
         if not math.isfinite(loss):
             rate = recipe.learning_rate_micros
             raise WorkerFailed(
                 f"the loss is {loss} at step {step + 1}: learning_rate_micros {rate} is too high"
             )
-        optimiser.step(_clipped(lora), rate=rate_at(recipe, step))
-        lora.values_changed()
         tokens, losses = tokens + counted, losses + loss
         if on_step is not None:
             on_step(step + 1, loss)
     return Trained(steps=recipe.steps, tokens=tokens, loss=losses / recipe.steps)
+
+
+def train_step(
+    decoder: Decoder,
+    head: Head,
+    lora: Lora,
+    batch: Batch,
+    optimiser: AdamW,
+    *,
+    rate: float,
+    checkpointed: int,
+) -> tuple[float, int]:
+    """One step on ``lora.values``, which stay as they are when the loss is no longer a number.
+
+    Returns: the mean loss in nats per token, and the tokens it was counted over.
+    """
+    loss, counted = _gradient(decoder, head, lora, batch, checkpointed)
+    if math.isfinite(loss):
+        optimiser.step(_clipped(lora), rate=rate)
+        lora.values_changed()
+    return loss, counted
 
 
 def layers_to_checkpoint(decoder: Decoder, recipe: Recipe, *, budget_bytes: int) -> int:
