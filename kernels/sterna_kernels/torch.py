@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sterna_kernels import _native
@@ -79,12 +80,18 @@ def share(w: TernaryMatrix) -> Tensor:
     """The packed bytes as a tensor on the same memory, which nobody may write to: it may be a mapped file."""
     tensor = _shared.get(w)
     if tensor is None:
-        # torch has no read-only tensors and warns where one would be needed: it gets the plain memory, which
-        # holds on to its owner.
-        memory = (ctypes.c_uint8 * w.nbytes).from_address(w.packed.ctypes.data)
-        memory.owner = w.packed  # type: ignore[attr-defined]  # ctypes objects take any attribute
-        tensor = _shared[w] = torch.frombuffer(memory, dtype=torch.uint8)
+        tensor = _shared[w] = share_array(w.packed)
     return tensor
+
+
+def share_array(array: NDArray[Any]) -> Tensor:
+    """A C-contiguous array as a tensor on the same memory, which nobody may write to: it may be a mapped file."""
+    # torch has no read-only tensors and warns where one would be needed: it gets the plain memory, which
+    # holds on to its owner.
+    memory = (ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data)
+    memory.owner = array  # type: ignore[attr-defined]  # ctypes objects take any attribute
+    plain = torch.frombuffer(memory, dtype=torch.uint8)
+    return plain.view(getattr(torch, array.dtype.name)).view(array.shape)
 
 
 def _row_scales(w: TernaryMatrix) -> Tensor | None:
