@@ -12,6 +12,7 @@
 
 #include "dispatch.h"
 #include "product.h"
+#include "rows.h"
 
 namespace nb = nanobind;
 
@@ -58,6 +59,53 @@ void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows,
   sterna::unpack(w, first, rows, at<int8_t>(codes));
 }
 
+sterna::Rows rows_at(uintptr_t address, bool is_bfloat16) { return {at<const void>(address), is_bfloat16}; }
+
+const float* optional(uintptr_t address) { return reinterpret_cast<const float*>(address); }
+
+sterna::Activation activation(std::string_view name) {
+  if (name == "relu2") return sterna::Activation::kRelu2;
+  if (name == "silu") return sterna::Activation::kSilu;
+  throw std::invalid_argument("activation " + std::string(name) + ": relu2 and silu exist");
+}
+
+void rms_norm(uintptr_t x, bool is_bfloat16, uintptr_t w, float eps, int64_t rows, int64_t length, uintptr_t y,
+              uintptr_t inverse) {
+  if (rows == 0) return;
+  sterna::rms_norm(rows_at(x, is_bfloat16), at<const float>(w), eps, rows, length, at<float>(y),
+                   at<float>(inverse));
+}
+
+void rms_norm_backward(uintptr_t g, uintptr_t x, bool is_bfloat16, uintptr_t w, uintptr_t inverse,
+                       uintptr_t residual, int64_t rows, int64_t length, uintptr_t dx) {
+  if (rows == 0) return;
+  sterna::rms_norm_backward(at<const float>(g), rows_at(x, is_bfloat16), at<const float>(w),
+                            at<const float>(inverse), optional(residual), rows, length, at<float>(dx));
+}
+
+void gated(std::string_view act, uintptr_t gate, uintptr_t up, bool are_bfloat16, uintptr_t w, float eps,
+           int64_t rows, int64_t length, uintptr_t y, uintptr_t inverse) {
+  if (rows == 0) return;
+  sterna::gated(activation(act), rows_at(gate, are_bfloat16), rows_at(up, are_bfloat16), optional(w), eps, rows,
+                length, at<float>(y), at<float>(inverse));
+}
+
+void gated_backward(std::string_view act, uintptr_t g, uintptr_t gate, uintptr_t up, bool are_bfloat16,
+                    uintptr_t w, uintptr_t inverse, int64_t rows, int64_t length, uintptr_t dgate, uintptr_t dup) {
+  if (rows == 0) return;
+  sterna::gated_backward(activation(act), at<const float>(g), rows_at(gate, are_bfloat16),
+                         rows_at(up, are_bfloat16), optional(w), optional(inverse), rows, length,
+                         at<float>(dgate), at<float>(dup));
+}
+
+void rotate(uintptr_t x, bool is_bfloat16, uintptr_t cos, uintptr_t sin, float sign, int64_t tokens,
+            int64_t period, int64_t heads, int64_t size, bool to_bfloat16, uintptr_t y) {
+  if (tokens == 0) return;
+  if (period < 1 || size % 2 != 0) throw std::invalid_argument("a rotation needs a period and an even size");
+  sterna::rotate(rows_at(x, is_bfloat16), at<const float>(cos), at<const float>(sin), sign, tokens, period, heads,
+                 size, to_bfloat16, at<void>(y));
+}
+
 // Where the elements of a contiguous array lie. NumPy's own `.ctypes.data` takes 1 us, a tenth of a small
 // product.
 uintptr_t address(nb::handle array) {
@@ -85,6 +133,16 @@ NB_MODULE(_native, m) {
         "limbs"_a, "dx"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("unpack", &unpack, "packed"_a, "n"_a, "k"_a, "first"_a, "rows"_a, "codes"_a,
         nb::call_guard<nb::gil_scoped_release>());
+  m.def("rms_norm", &rms_norm, "x"_a, "is_bfloat16"_a, "w"_a, "eps"_a, "rows"_a, "length"_a, "y"_a, "inverse"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("rms_norm_backward", &rms_norm_backward, "g"_a, "x"_a, "is_bfloat16"_a, "w"_a, "inverse"_a, "residual"_a,
+        "rows"_a, "length"_a, "dx"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("gated", &gated, "act"_a, "gate"_a, "up"_a, "are_bfloat16"_a, "w"_a, "eps"_a, "rows"_a, "length"_a, "y"_a,
+        "inverse"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("gated_backward", &gated_backward, "act"_a, "g"_a, "gate"_a, "up"_a, "are_bfloat16"_a, "w"_a, "inverse"_a,
+        "rows"_a, "length"_a, "dgate"_a, "dup"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("rotate", &rotate, "x"_a, "is_bfloat16"_a, "cos"_a, "sin"_a, "sign"_a, "tokens"_a, "period"_a, "heads"_a,
+        "size"_a, "to_bfloat16"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("address", &address, "array"_a);
   m.def("variants", &variants);
   m.def("variant", [] { return std::string(sterna::variant_in_use().name); });

@@ -7,6 +7,58 @@ def backward(
     packed: int, n: int, k: int, scale: float, row_scales: int, g: int, rows: int, limbs: int, dx: int
 ) -> None: ...
 def unpack(packed: int, n: int, k: int, first: int, rows: int, codes: int) -> None: ...
+def rms_norm(
+    x: int, is_bfloat16: bool, w: int, eps: float, rows: int, length: int, y: int, inverse: int
+) -> None: ...
+def rms_norm_backward(
+    g: int,
+    x: int,
+    is_bfloat16: bool,
+    w: int,
+    inverse: int,
+    residual: int,
+    rows: int,
+    length: int,
+    dx: int,
+) -> None: ...
+def gated(
+    act: str,
+    gate: int,
+    up: int,
+    are_bfloat16: bool,
+    w: int,
+    eps: float,
+    rows: int,
+    length: int,
+    y: int,
+    inverse: int,
+) -> None: ...
+def gated_backward(
+    act: str,
+    g: int,
+    gate: int,
+    up: int,
+    are_bfloat16: bool,
+    w: int,
+    inverse: int,
+    rows: int,
+    length: int,
+    dgate: int,
+    dup: int,
+) -> None: ...
+def rotate(
+    x: int,
+    is_bfloat16: bool,
+    cos: int,
+    sin: int,
+    sign: float,
+    tokens: int,
+    period: int,
+    heads: int,
+    size: int,
+    to_bfloat16: bool,
+    y: int,
+) -> None: ...
 def address(array: object) -> int: ...
 def variants() -> list[str]: ...
 def variant() -> str: ...

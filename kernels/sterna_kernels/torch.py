@@ -85,7 +85,7 @@ def share(w: TernaryMatrix) -> Tensor:
 
 
 def share_array(array: NDArray[Any]) -> Tensor:
-    """A C-contiguous array as a tensor on the same memory, which nobody may write to: it may be a mapped file."""
+    """A C-contiguous array as a tensor on its memory, which nobody may write to: it may be a mapped file."""
     # torch has no read-only tensors and warns where one would be needed: it gets the plain memory, which
     # holds on to its owner.
     memory = (ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data)

@@ -1,4 +1,4 @@
-"""The measured process of Sterna's own model. Arguments: base, rank, threads, kernel variant or "", backward."""
+"""The measured process of Sterna's own model. Arguments: base, rank, threads, variant or "", backward."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sterna.train.batches import Batch
 from sterna.train.lora import Lora
 from sterna.train.loss import Head
 from sterna.train.model import Decoder, KeyValueCache
-from sterna.train.step import AdamW, layers_to_checkpoint, train_step
+from sterna.train.step import AdamW, keeping_within, train_step
 from sterna.train.worker import WorkerConfig
 from sterna_kernels import _native
 from sterna_kernels.torch import Backward
@@ -55,18 +55,18 @@ class Model:
             warmup_steps=0,
         )
         budget = WorkerConfig(base=self.base.path).activation_bytes
-        checkpointed = layers_to_checkpoint(self._decoder, recipe, budget_bytes=budget)
+        keeping = keeping_within(self._decoder, recipe, budget_bytes=budget)
         ids = self._tokens(tokens + 1)
         batch = Batch(inputs=ids[None, :-1], targets=ids[None, 1:])
         lora, optimiser = self._lora, self._optimiser
 
         def run() -> float:
             loss, _ = train_step(
-                self._decoder, self._head, lora, batch, optimiser, rate=RATE, checkpointed=checkpointed
+                self._decoder, self._head, lora, batch, optimiser, rate=RATE, keeping=keeping
             )
             return loss
 
-        return timed(run) | {"layers_recomputed": checkpointed}
+        return timed(run) | {"rounded": keeping.rounded, "layers_recomputed": keeping.recomputed}
 
     @torch.no_grad()
     def prefill(self, tokens: int) -> Answer:

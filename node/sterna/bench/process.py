@@ -1,7 +1,7 @@
 """Measured processes: each system runs in one of its own, so that peaks of memory do not mix.
 
-    parent -> child   one line of JSON: [what, arguments]
-    child -> parent   {"ready": {...}} once, then for each line one of JSON: {"done": {...}} or {"failed": text}
+parent -> child   one line of JSON: [what, arguments]
+child -> parent   {"ready": {...}} once, then for each line one of JSON: {"done": {...}} or {"failed": text}
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def serve(ready: Answer, jobs: Mapping[str, Callable[..., Answer]]) -> None:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has had resident since ``forget_peak`` or its start, mapped files included."""
+    """The most memory this process has had resident since its start, mapped files included."""
     return _status_bytes("VmHWM")
 
 

@@ -3,8 +3,8 @@
 Arguments: shape, layers, kind, rank, threads. Kinds:
 
     bf16, fp32   BitNetForCausalLM as it is built: nn.Linear, weights unpacked, nothing quantised
-    bitnet       the same with the library's AutoBitLinear ("offline": ternary weights unpacked to bfloat16, int8
-                 activations emulated), as microsoft/bitnet-b1.58-2B-4T is loaded
+    bitnet       the same with the library's AutoBitLinear ("offline": ternary weights unpacked to bfloat16,
+                 int8 activations emulated), as microsoft/bitnet-b1.58-2B-4T is loaded
 
 Weights are ternary values times a scale, which is all that the speed of a dense product can depend on.
 """
@@ -84,7 +84,7 @@ class Rival:
         return torch.randint(self._vocab_size, (1, count), generator=torch.Generator().manual_seed(0))
 
 
-def model_of(architecture: Architecture, kind: str) -> nn.Module:
+def model_of(architecture: Architecture, kind: str) -> Any:
     """The model, its frozen weights filled without drawing billions of random numbers."""
     a = architecture
     config = BitNetConfig(
@@ -104,7 +104,7 @@ def model_of(architecture: Architecture, kind: str) -> nn.Module:
     )
     dtype = torch.float32 if kind == "fp32" else torch.bfloat16
     with torch.device("meta"):
-        model = BitNetForCausalLM(config).to(dtype)
+        model: Any = BitNetForCausalLM(config).to(dtype)
         if kind == "bitnet":
             _use_bit_linears(model)
     model.to_empty(device="cpu")

@@ -17,8 +17,8 @@ from sterna.train.evaluate import MAX_HELD_OUT_TOKENS, HeldOutLoss, held_out_los
 from sterna.train.generate import generate
 from sterna.train.lora import Lora, float_state, lora_of_round
 from sterna.train.loss import Head
-from sterna.train.model import Decoder
-from sterna.train.step import Trained, layers_to_checkpoint, train_round
+from sterna.train.model import Decoder, Keeping
+from sterna.train.step import Trained, keeping_within, train_round
 from sterna.train.text import Turn, read_split
 from sterna.train.tokens import Corpus, TextCodec
 from sterna_kernels.torch import Backward
@@ -94,7 +94,7 @@ class Workshop:
             charter.recipe,
             seed=seed,
             round_=round_,
-            checkpointed=self._checkpointed(charter),
+            keeping=self._keeping(charter),
             on_step=lambda step, loss: progress(step, steps, loss),
         )
         blob, total = delta_blob(
@@ -148,7 +148,7 @@ class Workshop:
                 seed=seed,
                 round_=round_,
                 sequences_factor=sequences_factor,
-                checkpointed=self._checkpointed(charter),
+                keeping=self._keeping(charter),
                 on_step=lambda step, loss, done=round_ * steps: progress(done + step, rounds * steps, loss),  # type: ignore[misc]
             )
             state[subspace_of(charter.adapter, round_)] = lora.values.numpy()
@@ -224,8 +224,8 @@ class Workshop:
             self._corpora[key] = self.codec.corpus(read_split(path), path)
         return self._corpora[key]
 
-    def _checkpointed(self, charter: Charter) -> int:
-        return layers_to_checkpoint(self._decoder, charter.recipe, budget_bytes=self._activation_bytes)
+    def _keeping(self, charter: Charter) -> Keeping:
+        return keeping_within(self._decoder, charter.recipe, budget_bytes=self._activation_bytes)
 
     def _used(self, charter: Charter, adapter: Adapter) -> Lora:
         return Lora(charter.adapter, float_state(adapter), trained=None)

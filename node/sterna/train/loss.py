@@ -133,7 +133,7 @@ class _CrossEntropy(torch.autograd.Function):
             wanted = targets[chunk, None]
             largest = torch.full(wanted.shape, -torch.inf)
             sums, own = torch.zeros(wanted.shape), torch.zeros(wanted.shape)
-            pulled = None
+            pulled: Tensor | None = None
             for start, logits in head.logit_blocks(h[chunk]):
                 place = wanted - start
                 inside = (place >= 0) & (place < logits.shape[1])
@@ -146,7 +146,7 @@ class _CrossEntropy(torch.autograd.Function):
                     block = head.pulled_back(start, exponentials)
                     pulled = block if pulled is None else pulled.mul_(shrink).add_(block)
             total += (sums.log() + (largest - own)).sum(dtype=torch.float64)
-            if dh is not None:
+            if dh is not None and pulled is not None:
                 # The gradient of the logits is softmax - one-hot. Dividing by the sums after the product and
                 # subtracting the wanted rows of the head saves two passes over the logits.
                 dh[chunk] = pulled.div_(sums) - head.rows(wanted[:, 0])

@@ -20,8 +20,25 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sterna.train.base import Architecture, Base
-from sterna_kernels import TernaryMatrix
+from sterna_kernels import TernaryMatrix, variant
 from sterna_kernels.torch import Backward, ternary_linear
+from sterna_kernels.torch_rows import gated, rms_norm, rms_norm_beside, rotated
+
+BFLOAT16_TOKENS = 64
+"""From so many tokens on, attention in bfloat16 is worth its conversions on a processor with AMX."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What a training step keeps for its backward pass.
+
+    Attributes:
+        rounded: in bfloat16, where nothing must be exact; attention runs in it where the processor has AMX.
+        recomputed: so many of the first layers keep only their input.
+    """
+
+    rounded: bool = False
+    recomputed: int = 0
 
 
 class Correction(Protocol):
@@ -29,6 +46,10 @@ class Correction(Protocol):
 
     def correct(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         """``y`` of the linear ``name`` at ``x``, corrected."""
+
+
+KEEP_ALL = Keeping()
+"""Everything, as it is."""
 
 
 class KeyValueCache:
@@ -54,6 +75,8 @@ class KeyValueCache:
         end = self.length + key.shape[2]
         self.keys[layer, :, :, self.length : end] = key
         self.values[layer, :, :, self.length : end] = value
+        if self.length == 0:
+            return key, value
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
@@ -63,6 +86,18 @@ class _Layer:
     norms: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What all layers of one pass share; ``attention`` is the type it runs in."""
+
+    cos: Tensor
+    sin: Tensor
+    lora: Correction | None
+    cache: KeyValueCache | None
+    rounded: bool
+    attention: torch.dtype
+
+
 class Decoder:
     """The frozen base, ready to run. Its matrices stay in the mapped file; norms and angles are copied."""
 
@@ -70,6 +105,7 @@ class Decoder:
         self.architecture = base.architecture
         self._embedding = base.embedding
         self._backward = backward
+        self._rounds_attention = backward != "fp32" and variant() == "amx"
         self._layers = [self._open_layer(base, layer) for layer in range(base.architecture.layers)]
         self._final_norm = torch.tensor(base.vector("final_norm"))
         self._rotary = _rotary_tables(base.architecture, 0)
@@ -80,13 +116,13 @@ class Decoder:
         *,
         lora: Correction | None = None,
         cache: KeyValueCache | None = None,
-        checkpointed: int = 0,
+        keeping: Keeping = KEEP_ALL,
     ) -> Tensor:
         """The final, normed hidden states [b, t, d] of tokens [b, t].
 
         Args:
             cache: tokens follow those it holds, and are added to it.
-            checkpointed: so many of the first layers keep only their input for the backward pass.
+            keeping: matters only where gradients are wanted.
 
         Raises:
             ValueError: more tokens than the base's context or the cache takes.
@@ -102,79 +138,68 @@ class Decoder:
             raise ValueError(f"{end} tokens, there is room for {room}")
         cos, sin = self._rotation(start, end)
         h = self._embedded(tokens)
+        pass_ = _Pass(
+            cos,
+            sin,
+            lora,
+            cache,
+            rounded=keeping.rounded,
+            attention=self._attention_dtype(tokens.shape[1], keeping),
+        )
         for number in range(len(self._layers)):
-            if number < checkpointed and torch.is_grad_enabled():
-                h = checkpoint(
-                    self._layer,
-                    number,
-                    h,
-                    cos,
-                    sin,
-                    lora,
-                    None,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
+            if number < keeping.recomputed and torch.is_grad_enabled():
+                h = checkpoint(self._layer, number, h, pass_, use_reentrant=False, preserve_rng_state=False)
             else:
-                h = self._layer(number, h, cos, sin, lora, cache)
+                h = self._layer(number, h, pass_)
         if cache is not None:
             cache.length = end
-        return self._normed(h, self._final_norm)
+        return rms_norm(h, self._final_norm, self.architecture.norm_eps)
 
-    def activation_bytes(self, tokens: int) -> int:
-        """About what one layer keeps for the backward pass of ``tokens`` tokens without checkpointing."""
+    def activation_bytes(self, tokens: int, *, rounded: bool) -> int:
+        """About what one layer keeps for the backward pass of ``tokens`` tokens without being recomputed."""
         a = self.architecture
         attention, kv = a.heads * a.head_size, a.kv_heads * a.head_size
-        # Norms keep their inputs; attention its q, k, v, output; the feed-forward gate, up and their product.
-        kept = 2 * a.hidden_size + 3 * attention + 2 * kv + 4 * a.ffn_size
-        return 4 * tokens * kept
+        # Norms keep their inputs; attention its q, k, v and output; the feed-forward gate and up.
+        kept = 2 * a.hidden_size + attention + 2 * a.ffn_size
+        seen = 2 * attention + 2 * kv
+        return tokens * (
+            kept * (2 if rounded else 4) + seen * (2 if rounded and self._rounds_attention else 4)
+        )
 
-    def _layer(
-        self,
-        number: int,
-        h: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        lora: Correction | None,
-        cache: KeyValueCache | None,
-    ) -> Tensor:
+    def _layer(self, number: int, h: Tensor, pass_: _Pass) -> Tensor:
         layer = self._layers[number]
-        a = self.architecture
+        a, eps, rounded = self.architecture, self.architecture.norm_eps, pass_.rounded
         b, t, _ = h.shape
+        lora, dtype = pass_.lora, pass_.attention
 
         def linear(name: str, x: Tensor) -> Tensor:
             y = ternary_linear(x, layer.linears[name], backward=self._backward)
             return y if lora is None else lora.correct(f"layers.{number}.{name}", x, y)
 
-        x = self._normed(h, layer.norms["attn_norm"])
-        q = rotated(linear("q", x).view(b, t, a.heads, a.head_size), cos, sin).transpose(1, 2)
-        k = rotated(linear("k", x).view(b, t, a.kv_heads, a.head_size), cos, sin).transpose(1, 2)
-        v = linear("v", x).view(b, t, a.kv_heads, a.head_size).transpose(1, 2)
-        if cache is not None:
-            k, v = cache.extended(number, k, v)
+        h, x = rms_norm_beside(h, layer.norms["attn_norm"], eps, rounded=rounded)
+        q = rotated(linear("q", x).view(b, t, a.heads, a.head_size), pass_.cos, pass_.sin, dtype=dtype)
+        k = rotated(linear("k", x).view(b, t, a.kv_heads, a.head_size), pass_.cos, pass_.sin, dtype=dtype)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        v = linear("v", x).to(dtype).view(b, t, a.kv_heads, a.head_size).transpose(1, 2)
+        if pass_.cache is not None:
+            k, v = pass_.cache.extended(number, k, v)
         x = _attention(q, k, v).transpose(1, 2).reshape(b, t, a.heads * a.head_size)
-        if a.sub_norms:
-            x = self._normed(x, layer.norms["attn_sub_norm"])
+        x = rms_norm(x, layer.norms["attn_sub_norm"], eps, rounded=rounded) if a.sub_norms else x.float()
         h = h + linear("o", x)
-        x = self._normed(h, layer.norms["ffn_norm"])
-        x = self._activated(linear("gate", x) if a.gated else None, linear("up", x))
-        if a.sub_norms:
-            x = self._normed(x, layer.norms["ffn_sub_norm"])
+        h, x = rms_norm_beside(h, layer.norms["ffn_norm"], eps, rounded=rounded)
+        sub_norm = layer.norms.get("ffn_sub_norm")
+        if a.gated:
+            x = gated(a.activation, linear("gate", x), linear("up", x), sub_norm, eps, rounded=rounded)
+        else:
+            up = linear("up", x)
+            x = F.relu(up).square() if a.activation == "relu2" else F.silu(up)
+            x = x if sub_norm is None else rms_norm(x, sub_norm, eps, rounded=rounded)
         return h + linear("down", x)
 
-    def _activated(self, gate: Tensor | None, up: Tensor) -> Tensor:
-        inner = up if gate is None else gate
-        if self.architecture.activation == "relu2":
-            if gate is not None:
-                gated: Tensor = _GatedRelu2.apply(gate, up)  # type: ignore[no-untyped-call]
-                return gated
-            return F.relu(inner).square()
-        active = F.silu(inner)
-        return active if gate is None else active * up
-
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        normed: Tensor = _RmsNorm.apply(x, weight, self.architecture.norm_eps)  # type: ignore[no-untyped-call]
-        return normed
+    def _attention_dtype(self, tokens: int, keeping: Keeping) -> torch.dtype:
+        rounds = keeping.rounded or not torch.is_grad_enabled()
+        worth = rounds and self._rounds_attention and tokens >= BFLOAT16_TOKENS
+        return torch.bfloat16 if worth else torch.float32
 
     def _embedded(self, tokens: NDArray[np.int64]) -> Tensor:
         codes, scale = self._embedding
@@ -205,16 +230,10 @@ class Decoder:
         )
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [b, t, h, e] turned by the angles of its positions; cos, sin [t, 1, e/2]."""
-    turned: Tensor = _Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
-    return turned
-
-
 def _rotary_tables(architecture: Architecture, tokens: int) -> tuple[Tensor, Tensor]:
     half = architecture.head_size // 2
     rates = architecture.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    angles = torch.outer(torch.arange(tokens, dtype=torch.float64), rates)[:, None, :]
+    angles = torch.outer(torch.arange(tokens, dtype=torch.float64), rates)
     return angles.cos().float(), angles.sin().float()
 
 
@@ -226,61 +245,3 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries) if queries > 1 else None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-
-
-class _RmsNorm(torch.autograd.Function):
-    """y = w x / sqrt(mean(x^2) + eps); the weight is frozen. Keeps x and one number a row."""
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):  # type: ignore[no-untyped-def]
-        inverse = (
-            torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        )
-        ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
-
-    @staticmethod
-    def backward(ctx, g):  # type: ignore[no-untyped-def]
-        x, weight, inverse = ctx.saved_tensors
-        gw = g * weight
-        along = (gw * x).mean(-1, keepdim=True).mul_(inverse.square())
-        return gw.addcmul_(x, along, value=-1).mul_(inverse), None, None
-
-
-class _GatedRelu2(torch.autograd.Function):
-    """relu(gate)^2 * up, keeping the two inputs alone."""
-
-    @staticmethod
-    def forward(ctx, gate, up):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(gate, up)
-        return F.relu(gate).square_().mul_(up)
-
-    @staticmethod
-    def backward(ctx, g):  # type: ignore[no-untyped-def]
-        gate, up = ctx.saved_tensors
-        positive = F.relu(gate)
-        d_up = positive.square().mul_(g)
-        return positive.mul_(up).mul_(g).mul_(2), d_up
-
-
-class _Rotation(torch.autograd.Function):
-    """Half-rotation: (x1 cos - x2 sin, x2 cos + x1 sin); its gradient turns back."""
-
-    @staticmethod
-    def forward(ctx, x, cos, sin):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx, g):  # type: ignore[no-untyped-def]
-        cos, sin = ctx.saved_tensors
-        return _turned(g, cos, -sin), None, None
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    turned = torch.empty(x.shape, dtype=x.dtype)
-    low, high = turned.chunk(2, -1)
-    torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=high).addcmul_(first, sin)
-    return turned

@@ -14,7 +14,7 @@ from sterna.errors import WorkerFailed
 from sterna.train.batches import IGNORED, Batch, training_batches
 from sterna.train.lora import Lora
 from sterna.train.loss import Head, cross_entropy
-from sterna.train.model import Decoder
+from sterna.train.model import KEEP_ALL, Decoder, Keeping
 from sterna.train.tokens import Corpus
 from sterna_protocol.swarm.charter import Recipe
 
@@ -74,14 +74,14 @@ def train_round(
     seed: int,
     round_: int,
     sequences_factor: int = 1,
-    checkpointed: int = 0,
+    keeping: Keeping = KEEP_ALL,
     on_step: OnStep | None = None,
 ) -> Trained:
     """Train ``lora.values`` in place with a fresh optimiser.
 
     Args:
         sequences_factor: multiplies the sequences of a step.
-        checkpointed: see ``Decoder.hidden``.
+        keeping: see ``keeping_within``.
 
     Raises:
         WorkerFailed: the loss is no longer a number.
@@ -97,7 +97,7 @@ def train_round(
     tokens, losses = 0, 0.0
     for step in range(recipe.steps):
         loss, counted = train_step(
-            decoder, head, lora, next(batches), optimiser, rate=rate_at(recipe, step), checkpointed=checkpointed
+            decoder, head, lora, next(batches), optimiser, rate=rate_at(recipe, step), keeping=keeping
         )
         if not math.isfinite(loss):
             rate = recipe.learning_rate_micros
@@ -118,35 +118,38 @@ def train_step(
     optimiser: AdamW,
     *,
     rate: float,
-    checkpointed: int,
+    keeping: Keeping,
 ) -> tuple[float, int]:
     """One step on ``lora.values``, which stay as they are when the loss is no longer a number.
 
     Returns: the mean loss in nats per token, and the tokens it was counted over.
     """
-    loss, counted = _gradient(decoder, head, lora, batch, checkpointed)
+    loss, counted = _gradient(decoder, head, lora, batch, keeping)
     if math.isfinite(loss):
         optimiser.step(_clipped(lora), rate=rate)
         lora.values_changed()
     return loss, counted
 
 
-def layers_to_checkpoint(decoder: Decoder, recipe: Recipe, *, budget_bytes: int) -> int:
-    """How many layers must recompute so that what the others keep fits into ``budget_bytes``."""
+def keeping_within(decoder: Decoder, recipe: Recipe, *, budget_bytes: int) -> Keeping:
+    """What to keep in ``budget_bytes``: all as it is, or else rounded, or else only of the last layers."""
     tokens = min(MICRO_BATCH_TOKENS, recipe.sequences_per_step * recipe.tokens_per_sequence)
     tokens = max(tokens, recipe.tokens_per_sequence)
-    kept = budget_bytes // decoder.activation_bytes(tokens)
-    return max(0, decoder.architecture.layers - kept)
+    layers = decoder.architecture.layers
+    if layers * decoder.activation_bytes(tokens, rounded=False) <= budget_bytes:
+        return KEEP_ALL
+    kept = budget_bytes // decoder.activation_bytes(tokens, rounded=True)
+    return Keeping(rounded=True, recomputed=max(0, layers - kept))
 
 
-def _gradient(decoder: Decoder, head: Head, lora: Lora, batch: Batch, checkpointed: int) -> tuple[float, int]:
+def _gradient(decoder: Decoder, head: Head, lora: Lora, batch: Batch, keeping: Keeping) -> tuple[float, int]:
     """Fill ``lora.gradient`` with that of the mean loss over the batch; returns the loss and its tokens."""
     assert lora.gradient is not None  # for mypy: an adapter that trains has one
     lora.gradient.zero_()
     counted = int((batch.targets != IGNORED).sum())
     total = 0.0
     for part in _micro_batches(batch):
-        h = decoder.hidden(part.inputs, lora=lora, checkpointed=checkpointed)
+        h = decoder.hidden(part.inputs, lora=lora, keeping=keeping)
         loss = cross_entropy(h, part.targets, head) / counted
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()

@@ -12,7 +12,8 @@ from sterna.train.base import open_base
 from sterna.train.evaluate import held_out_loss
 from sterna.train.jobs import Workshop
 from sterna.train.lora import Lora, float_state, lora_of_round
-from sterna.train.step import layers_to_checkpoint, rate_at, train_round
+from sterna.train.model import Keeping
+from sterna.train.step import keeping_within, rate_at, train_round
 from sterna_protocol.errors import MalformedMessage
 from sterna_protocol.merge.adapter import Adapter, encode_adapter, genesis_adapter
 from sterna_protocol.merge.codec import decode_delta, delta_blob_bytes, dequantise
@@ -289,12 +290,22 @@ def test_the_rate_warms_up_and_stays(tmp_path):
     )
 
 
-def test_layers_recompute_when_their_activations_do_not_fit(workshop):
+def test_activations_that_do_not_fit_are_rounded_and_then_recomputed(workshop):
     recipe = charter_for(shape_of(workshop)).recipe
-    one = workshop._decoder.activation_bytes(recipe.sequences_per_step * recipe.tokens_per_sequence)
-    budgets = {0: 2, one: 1, 2 * one: 0, 100 * one: 0}
-    for budget, layers in budgets.items():
-        assert layers_to_checkpoint(workshop._decoder, recipe, budget_bytes=budget) == layers
+    tokens = recipe.sequences_per_step * recipe.tokens_per_sequence
+    exact, rounded = (
+        workshop._decoder.activation_bytes(tokens, rounded=rounded) for rounded in (False, True)
+    )
+    assert rounded < exact
+    expected = {
+        0: Keeping(rounded=True, recomputed=2),
+        rounded: Keeping(rounded=True, recomputed=1),
+        2 * rounded: Keeping(rounded=True),
+        2 * exact - 1: Keeping(rounded=True),
+        2 * exact: Keeping(),
+    }
+    for budget, keeping in expected.items():
+        assert keeping_within(workshop._decoder, recipe, budget_bytes=budget) == keeping
 
 
 def test_what_a_sparse_delta_leaves_out_is_sent_with_the_next_one(workshop, tmp_path):

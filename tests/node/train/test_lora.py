@@ -6,7 +6,7 @@ import torch
 
 from sterna.train.lora import Lora, drawn_a, float_state, lora_of_round
 from sterna.train.loss import Head, cross_entropy
-from sterna.train.model import Decoder
+from sterna.train.model import KEEP_ALL, Decoder, Keeping
 from sterna_protocol.merge.adapter import Adapter, genesis_adapter, lora_factors
 from sterna_protocol.merge.scheme import delta_parts, delta_size
 from tests.node.train import plain
@@ -42,12 +42,10 @@ def plain_factors(scheme, state: np.ndarray) -> dict[str, tuple[torch.Tensor, to
     return factors
 
 
-def gradient_of(base, lora: Lora, *, backward="fp32", checkpointed=0) -> torch.Tensor:
+def gradient_of(base, lora: Lora, *, backward="fp32", keeping=KEEP_ALL) -> torch.Tensor:
     decoder = Decoder(base, backward=backward)
     lora.gradient.zero_()
-    cross_entropy(
-        decoder.hidden(TOKENS, lora=lora, checkpointed=checkpointed), TARGETS, Head(base.head)
-    ).backward()
+    cross_entropy(decoder.hidden(TOKENS, lora=lora, keeping=keeping), TARGETS, Head(base.head)).backward()
     return lora.gradient.clone()
 
 
@@ -139,7 +137,7 @@ def test_recomputing_layers_gives_the_same_gradient(tmp_path):
     base = tiny_base(tmp_path)
     charter = scheme_for(base.architecture)
     gradients = [
-        gradient_of(base, Lora(charter, random_state(charter), trained=1), checkpointed=layers)
+        gradient_of(base, Lora(charter, random_state(charter), trained=1), keeping=Keeping(recomputed=layers))
         for layers in range(3)
     ]
     assert torch.equal(gradients[0], gradients[1])

@@ -1,0 +1,255 @@
+#include "rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "threads.h"
+
+// Compiled once for each level of x86-64 and chosen when the library is loaded.
+#if defined(__x86_64__) && defined(__linux__)
+#define STERNA_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define STERNA_CLONES
+#endif
+
+namespace sterna {
+namespace {
+
+constexpr int64_t kElementWork = 16;  // an element costs about as much as this many multiplications
+constexpr int64_t kItemElements = 1 << 14;  // what a thread takes at once
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+[[gnu::always_inline]] inline float load(const float* x) { return *x; }
+
+[[gnu::always_inline]] inline float load(const Bfloat16* x) {
+  const uint32_t bits = static_cast<uint32_t>(x->bits) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+[[gnu::always_inline]] inline void store(float value, float* y) { *y = value; }
+
+// To nearest, halves to even. A NaN may come out as an infinity: a training step with one is thrown away.
+[[gnu::always_inline]] inline void store(float value, Bfloat16* y) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  y->bits = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// exp(x) within 2 units in the last place for |x| <= 87; beyond, that of the nearer end.
+[[gnu::always_inline]] inline float exponential(float x) {
+  x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
+  // Adding and taking away 1.5 * 2^23 rounds to an integer.
+  const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+struct Relu2 {
+  [[gnu::always_inline]] static float value(float x) {
+    const float positive = x > 0 ? x : 0;
+    return positive * positive;
+  }
+  [[gnu::always_inline]] static float slope(float x) { return x > 0 ? 2 * x : 0; }
+};
+
+struct Silu {
+  [[gnu::always_inline]] static float value(float x) { return x / (1 + exponential(-x)); }
+  [[gnu::always_inline]] static float slope(float x) {
+    const float s = 1 / (1 + exponential(-x));
+    return s * (1 + x * (1 - s));
+  }
+};
+
+// Sums run in kLanes interleaved parts, which the compiler turns into vectors without reordering anything.
+constexpr int kLanes = 64;
+
+struct Sum {
+  float parts[kLanes] = {};
+
+  [[gnu::always_inline]] float total() {
+    for (int half = kLanes / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+    return parts[0];
+  }
+};
+
+template <class Term>
+[[gnu::always_inline]] inline float sum_of(int64_t length, Term term) {
+  Sum sum;
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes)
+    for (int lane = 0; lane < kLanes; ++lane) sum.parts[lane] += term(i + lane);
+  for (int lane = 0; i + lane < length; ++lane) sum.parts[lane] += term(i + lane);
+  return sum.total();
+}
+
+template <class T>
+STERNA_CLONES void norm_row(const T* x, const float* w, float eps, int64_t length, float* y, float* inverse) {
+  const float squares = sum_of(length, [=](int64_t i) { return load(x + i) * load(x + i); });
+  const float scale = 1 / std::sqrt(squares / static_cast<float>(length) + eps);
+  for (int64_t i = 0; i < length; ++i) y[i] = load(x + i) * scale * w[i];
+  *inverse = scale;
+}
+
+// With u = g w: dx = inverse u - x inverse^3 mean(u x).
+template <class T>
+STERNA_CLONES void norm_backward_row(const float* g, const T* x, const float* w, float inverse,
+                                     const float* residual, int64_t length, float* dx) {
+  const float along = sum_of(length, [=](int64_t i) { return g[i] * w[i] * load(x + i); });
+  const float back = along / static_cast<float>(length) * inverse * inverse * inverse;
+  if (residual == nullptr) {
+    for (int64_t i = 0; i < length; ++i) dx[i] = g[i] * w[i] * inverse - load(x + i) * back;
+  } else {
+    for (int64_t i = 0; i < length; ++i)
+      dx[i] = residual[i] + (g[i] * w[i] * inverse - load(x + i) * back);
+  }
+}
+
+template <class Act, class T>
+STERNA_CLONES void gated_row(const T* gate, const T* up, const float* w, float eps, int64_t length, float* y,
+                             float* inverse) {
+  for (int64_t i = 0; i < length; ++i) y[i] = Act::value(load(gate + i)) * load(up + i);
+  if (w != nullptr) norm_row(static_cast<const float*>(y), w, eps, length, y, inverse);
+}
+
+// `product` is room for a row.
+template <class Act, class T>
+STERNA_CLONES void gated_backward_row(const float* g, const T* gate, const T* up, const float* w, float inverse,
+                                      int64_t length, float* product, float* dgate, float* dup) {
+  const float* dy = g;
+  if (w != nullptr) {
+    for (int64_t i = 0; i < length; ++i) product[i] = Act::value(load(gate + i)) * load(up + i);
+    norm_backward_row(g, static_cast<const float*>(product), w, inverse, nullptr, length, product);
+    dy = product;
+  }
+  for (int64_t i = 0; i < length; ++i) {
+    const float x = load(gate + i);
+    dup[i] = dy[i] * Act::value(x);
+    dgate[i] = dy[i] * load(up + i) * Act::slope(x);
+  }
+}
+
+template <class T, class U>
+STERNA_CLONES void rotate_token(const T* x, const float* cos, const float* sin, float sign, int64_t heads,
+                                int64_t half, U* y) {
+  for (int64_t head = 0; head < heads; ++head, x += 2 * half, y += 2 * half)
+    for (int64_t i = 0; i < half; ++i) {
+      const float first = load(x + i), second = load(x + half + i), turn = sign * sin[i];
+      store(first * cos[i] - second * turn, y + i);
+      store(second * cos[i] + first * turn, y + half + i);
+    }
+}
+
+template <class Body>
+void for_each_row(int64_t rows, int64_t length, Body body) {
+  const int64_t at_once = std::max<int64_t>(1, kItemElements / length);
+  for_each_item((rows + at_once - 1) / at_once, rows * length * kElementWork, [&](int64_t item) {
+    const int64_t end = std::min(rows, (item + 1) * at_once);
+    for (int64_t row = item * at_once; row < end; ++row) body(row);
+  });
+}
+
+// Calls body with the data as what they are.
+template <class Body>
+void typed(Rows rows, Body body) {
+  if (rows.is_bfloat16) {
+    body(static_cast<const Bfloat16*>(rows.data));
+  } else {
+    body(static_cast<const float*>(rows.data));
+  }
+}
+
+template <class Body>
+void typed(Activation act, Body body) {
+  if (act == Activation::kRelu2) {
+    body(Relu2());
+  } else {
+    body(Silu());
+  }
+}
+
+}  // namespace
+
+void rms_norm(Rows x, const float* w, float eps, int64_t rows, int64_t length, float* y, float* inverse) {
+  typed(x, [&](auto from) {
+    for_each_row(rows, length, [&](int64_t row) {
+      norm_row(from + row * length, w, eps, length, y + row * length, inverse + row);
+    });
+  });
+}
+
+void rms_norm_backward(const float* g, Rows x, const float* w, const float* inverse, const float* residual,
+                       int64_t rows, int64_t length, float* dx) {
+  typed(x, [&](auto from) {
+    for_each_row(rows, length, [&](int64_t row) {
+      const int64_t start = row * length;
+      norm_backward_row(g + start, from + start, w, inverse[row],
+                        residual == nullptr ? nullptr : residual + start, length, dx + start);
+    });
+  });
+}
+
+void gated(Activation act, Rows gate, Rows up, const float* w, float eps, int64_t rows, int64_t length, float* y,
+           float* inverse) {
+  typed(act, [&](auto kind) {
+    typed(gate, [&](auto from) {
+      const auto other = static_cast<decltype(from)>(up.data);
+      for_each_row(rows, length, [&](int64_t row) {
+        const int64_t start = row * length;
+        gated_row<decltype(kind)>(from + start, other + start, w, eps, length, y + start, inverse + row);
+      });
+    });
+  });
+}
+
+void gated_backward(Activation act, const float* g, Rows gate, Rows up, const float* w, const float* inverse,
+                    int64_t rows, int64_t length, float* dgate, float* dup) {
+  typed(act, [&](auto kind) {
+    typed(gate, [&](auto from) {
+      const auto other = static_cast<decltype(from)>(up.data);
+      for_each_row(rows, length, [&](int64_t row) {
+        const int64_t start = row * length;
+        thread_local std::vector<float> product;
+        product.resize(std::max<size_t>(product.size(), length));
+        gated_backward_row<decltype(kind)>(g + start, from + start, other + start, w,
+                                           w == nullptr ? 0.0f : inverse[row], length, product.data(),
+                                           dgate + start, dup + start);
+      });
+    });
+  });
+}
+
+void rotate(Rows x, const float* cos, const float* sin, float sign, int64_t tokens, int64_t period, int64_t heads,
+            int64_t size, bool to_bfloat16, void* y) {
+  const int64_t half = size / 2;
+  typed(x, [&](auto from) {
+    for_each_row(tokens, heads * size, [&](int64_t token) {
+      const int64_t start = token * heads * size, angle = token % period * half;
+      if (to_bfloat16) {
+        rotate_token(from + start, cos + angle, sin + angle, sign, heads, half,
+                     static_cast<Bfloat16*>(y) + start);
+      } else {
+        rotate_token(from + start, cos + angle, sin + angle, sign, heads, half, static_cast<float*>(y) + start);
+      }
+    });
+  });
+}
+
+}  // namespace sterna

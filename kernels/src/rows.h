@@ -1,0 +1,41 @@
+// What a decoder does with rows between two products: norms, gated activations, rotations. One pass over memory
+// each, where a chain of elementwise operators takes five to ten.
+//
+// Rows come in float32 or, rounded, in bfloat16 (the type of `Rows`); sums and results are float32 unless said
+// otherwise. Unlike the products these are not bit for bit the same everywhere: the order of a sum follows the
+// vector length. Nothing that peers must agree on depends on them.
+#pragma once
+
+#include <cstdint>
+
+namespace sterna {
+
+// [count][length], dense.
+struct Rows {
+  const void* data;
+  bool is_bfloat16;
+};
+
+enum class Activation { kRelu2, kSilu };
+
+// y = w x / rms(x), rms(x) = sqrt(mean(x^2) + eps); inverse [rows] receives 1 / rms(x).
+void rms_norm(Rows x, const float* w, float eps, int64_t rows, int64_t length, float* y, float* inverse);
+
+// dx = residual + the norm's gradient for g; `residual` may be null and may be dx itself.
+void rms_norm_backward(const float* g, Rows x, const float* w, const float* inverse, const float* residual,
+                       int64_t rows, int64_t length, float* dx);
+
+// y = act(gate) * up, normed as above if `w` is not null.
+void gated(Activation act, Rows gate, Rows up, const float* w, float eps, int64_t rows, int64_t length, float* y,
+           float* inverse);
+
+// The gradients of both inputs; `inverse` as gated() gave it, null without a norm.
+void gated_backward(Activation act, const float* g, Rows gate, Rows up, const float* w, const float* inverse,
+                    int64_t rows, int64_t length, float* dgate, float* dup);
+
+// Half-rotation of x [tokens][heads][size] by the angles of its positions, cos and sin [period][size / 2]: row t
+// has the angles of t % period. `sign` -1 turns back. Reads and writes float32 or bfloat16.
+void rotate(Rows x, const float* cos, const float* sin, float sign, int64_t tokens, int64_t period, int64_t heads,
+            int64_t size, bool to_bfloat16, void* y);
+
+}  // namespace sterna
