@@ -51,7 +51,8 @@ def _four_weights() -> NDArray[np.uint8]:
     """A byte with four codes 0, 1, 2 for each of the 256 random bytes, nearly even."""
     number = np.arange(256) % 81
     codes = [number // 3**place % 3 << 2 * place for place in range(4)]
-    return np.array(codes, np.uint8).sum(0, np.uint8)
+    lowest, low, high, highest = (np.asarray(code, np.uint8) for code in codes)
+    return lowest | low | high | highest
 
 
 _FOUR_WEIGHTS = _four_weights()
