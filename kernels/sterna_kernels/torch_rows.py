@@ -1,7 +1,7 @@
 """What a decoder does with rows between two products, as torch functions of one pass over memory.
 
 Inputs are float32 or bfloat16, results float32 unless said otherwise. ``rounded`` keeps what the backward
-pass needs in bfloat16: half the memory, each kept number wrong by at most 2^-9 of itself.
+pass needs in bfloat16: half the memory, each kept number wrong by at most 2^-8 of itself.
 
 Shapes: n elements of a row; t tokens, h heads, e head size.
 """
