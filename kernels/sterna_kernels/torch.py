@@ -6,7 +6,7 @@ torch.compile sees tensors and numbers only.
 
 import ctypes
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,6 +20,9 @@ from sterna_kernels.products import unpack_rows
 
 Backward = Literal["int8", "int8x2", "fp32"]
 
+DEFAULT_BACKWARD: Final[Backward] = "int8"
+"""The fastest whose loss curves cannot be told from those of fp32 (docs/experiments/backward.md)."""
+
 # Made once for each matrix that is alive, because making one takes longer than a product of a small matrix.
 _shared: WeakKeyDictionary[TernaryMatrix, Tensor] = WeakKeyDictionary()
 
@@ -29,13 +32,14 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FP32_ROWS = 512
 
 
-def ternary_linear(x: Tensor, w: TernaryMatrix, *, backward: Backward = "int8x2") -> Tensor:
+def ternary_linear(x: Tensor, w: TernaryMatrix, *, backward: Backward = DEFAULT_BACKWARD) -> Tensor:
     """y = x W^T with per-row int8 activations; gradients flow to x, as if nothing had been rounded.
 
     Shapes: x [..., K], y [..., N], in the dtype of x (float32; bfloat16 and float16 are converted).
 
     Args:
-        backward: how the gradient of y is held: "int8" one limb, "int8x2" two (15 bits), "fp32" as it is.
+        backward: how the gradient of y is held: "int8" one limb, rounded by chance, "int8x2" two (15 bits),
+            rounded to nearest, "fp32" as it is.
 
     Raises:
         TypeError: ``x`` has another dtype.
@@ -56,7 +60,7 @@ class TernaryLinear(nn.Module):
 
     packed: Tensor
 
-    def __init__(self, matrix: TernaryMatrix, *, backward: Backward = "int8x2") -> None:
+    def __init__(self, matrix: TernaryMatrix, *, backward: Backward = DEFAULT_BACKWARD) -> None:
         super().__init__()
         self.register_buffer("packed", share(matrix), persistent=False)
         self.out_features, self.in_features = matrix.shape

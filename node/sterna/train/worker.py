@@ -43,14 +43,14 @@ class WorkerConfig:
 
     Attributes:
         threads: of torch and the kernels.
-        backward: how gradients of activations are held between ternary products; two int8 limbs cannot be
-            told from float32 in the loss curve.
+        backward: how gradients of activations are held between ternary products; one int8 limb cannot be
+            told from float32 in the loss curve (docs/experiments/backward.md).
         activation_bytes: what layers may keep for the backward pass; beyond it they recompute.
     """
 
     base: Path
     threads: int = 1
-    backward: Literal["int8", "int8x2", "fp32"] = "int8x2"
+    backward: Literal["int8", "int8x2", "fp32"] = "int8"
     activation_bytes: int = 1 << 30
 
 
