@@ -47,6 +47,20 @@ inline const float* chunk(const QuantiseTask& t, int64_t i, float* edge) {
   return edge;
 }
 
+// `dither` of variant.h for the 8 columns from `column` on, added and rounded down.
+[[gnu::always_inline]] inline __m256i rounded_by_chance(__m256 scaled, uint32_t key, int64_t column) {
+  const __m256i limit = _mm256_set1_epi32(127);
+  const __m256i columns = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                             _mm256_set1_epi32(static_cast<int32_t>(kColumnStep)));
+  const uint32_t first = key + static_cast<uint32_t>(column) * kColumnStep;
+  __m256i h = _mm256_add_epi32(columns, _mm256_set1_epi32(static_cast<int32_t>(first)));
+  h = _mm256_xor_si256(h, _mm256_srli_epi32(h, 15));
+  h = _mm256_srli_epi32(_mm256_mullo_epi32(h, _mm256_set1_epi32(static_cast<int32_t>(kDitherFactor))), 16);
+  const __m256 u = _mm256_mul_ps(_mm256_cvtepi32_ps(h), _mm256_set1_ps(0x1p-16f));
+  const __m256i code = _mm256_cvttps_epi32(_mm256_floor_ps(_mm256_add_ps(scaled, u)));
+  return _mm256_max_epi32(_mm256_min_epi32(code, limit), _mm256_sub_epi32(_mm256_setzero_si256(), limit));
+}
+
 inline void quantise_row256(const QuantiseTask& t) {
   alignas(32) float edge[64];
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
@@ -58,10 +72,12 @@ inline void quantise_row256(const QuantiseTask& t) {
       largest1 = _mm256_max_epi32(largest1, _mm256_and_si256(load(x + j + 8), magnitude));
     }
   }
-  const RowScale row = row_scale(max8(_mm256_max_epi32(largest0, largest1)), t.floor, t.limbs);
+  const int32_t largest = max8(_mm256_max_epi32(largest0, largest1));
+  const RowScale row = row_scale(largest, t.floor, t.limbs);
   *t.step = row.step;
 
   const __m256 scale = _mm256_set1_ps(row.scale);
+  const uint32_t key = dither_key(largest, t.row);
   const __m256i half = _mm256_set1_epi32(128);
   __m256i sum_high = _mm256_setzero_si256(), sum_low = sum_high;
   for (int64_t i = 0; i < t.depth; i += 64) {
@@ -69,7 +85,8 @@ inline void quantise_row256(const QuantiseTask& t) {
     for (int j = 0; j < 64; j += 32) {
       __m256i high[4], low[4] = {};
       for (int r = 0; r < 4; ++r) {
-        high[r] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + j + 8 * r), scale));
+        const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + j + 8 * r), scale);
+        high[r] = t.is_stochastic ? rounded_by_chance(scaled, key, i + j + 8 * r) : _mm256_cvtps_epi32(scaled);
         if (!row.finite) high[r] = _mm256_setzero_si256();
         if (t.limbs == 2) {
           const __m256i code = high[r];

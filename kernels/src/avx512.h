@@ -40,6 +40,20 @@ inline __mmask16 lanes(int64_t i, int64_t length) {
   return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1);
 }
 
+// `dither` of variant.h for the 16 columns from `column` on, added and rounded down.
+[[gnu::always_inline]] inline __m512i rounded_by_chance(__m512 scaled, uint32_t key, int64_t column) {
+  const __m512i columns =
+      _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                         _mm512_set1_epi32(static_cast<int32_t>(kColumnStep)));
+  const uint32_t first = key + static_cast<uint32_t>(column) * kColumnStep;
+  __m512i h = _mm512_add_epi32(columns, _mm512_set1_epi32(static_cast<int32_t>(first)));
+  h = _mm512_xor_si512(h, _mm512_srli_epi32(h, 15));
+  h = _mm512_srli_epi32(_mm512_mullo_epi32(h, _mm512_set1_epi32(static_cast<int32_t>(kDitherFactor))), 16);
+  const __m512 u = _mm512_mul_ps(_mm512_cvtepi32_ps(h), _mm512_set1_ps(0x1p-16f));
+  const __m512i code = _mm512_cvt_roundps_epi32(_mm512_add_ps(scaled, u), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  return _mm512_max_epi32(_mm512_min_epi32(code, _mm512_set1_epi32(127)), _mm512_set1_epi32(-127));
+}
+
 inline void quantise_row512(const QuantiseTask& t) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i largest[4] = {};
@@ -50,17 +64,20 @@ inline void quantise_row512(const QuantiseTask& t) {
     }
   const __m512i all =
       _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3]));
-  const RowScale row = row_scale(_mm512_reduce_max_epi32(all), t.floor, t.limbs);
+  const int32_t most = _mm512_reduce_max_epi32(all);
+  const RowScale row = row_scale(most, t.floor, t.limbs);
   *t.step = row.step;
 
   const __m512 scale = _mm512_set1_ps(row.scale);
+  const uint32_t key = dither_key(most, t.row);
   const __m512i half = _mm512_set1_epi32(128);
   const int64_t length = row.finite ? t.length : 0;  // nothing of a row with a NaN or an infinity
   __m512i sum_high = _mm512_setzero_si512(), sum_low = sum_high;
   for (int64_t i = 0; i < t.depth; i += 64)
     for (int j = 0; j < 64; j += 16) {
       const __m512 x = _mm512_maskz_loadu_ps(lanes(i + j, length), t.x + i + j);
-      __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(x, scale));
+      const __m512 scaled = _mm512_mul_ps(x, scale);
+      __m512i high = t.is_stochastic ? rounded_by_chance(scaled, key, i + j) : _mm512_cvtps_epi32(scaled);
       const int64_t at = i / 64 * t.chunk_stride + j;
       if (t.limbs == 2) {
         const __m512i code = high;

@@ -52,7 +52,7 @@ struct Activations {
 
 // `scales`, if any, multiply the elements of each row before anything else.
 Activations quantise(const Variant& v, int64_t tile, const float* x, int64_t rows, int64_t length,
-                     const float* scales, float floor, int limbs, float scale) {
+                     const float* scales, float floor, int limbs, bool is_stochastic, float scale) {
   const int64_t depth = round_up(length, kBlockColumns);
   const Activations a = {activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth),
                          sums_scratch.get<int32_t>(rows * limbs), factors_scratch.get<float>(rows), depth};
@@ -70,7 +70,7 @@ Activations quantise(const Variant& v, int64_t tile, const float* x, int64_t row
         row = scaled;
       }
       v.quantise_row({row, length, depth, floor, limbs, start(m * limbs), start(m * limbs + limbs - 1),
-                      tile * kBlockColumns, a.sums + m * limbs, &step});
+                      tile * kBlockColumns, a.sums + m * limbs, &step, is_stochastic, m});
       a.factors[m] = step * scale;
     }
   });
@@ -135,17 +135,20 @@ void multiply_few(const Variant& v, const Weights& w, const Activations& a, int6
 void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, float* y) {
   if (rows == 0) return;
   if (rows <= v.gemv_rows) {
-    const auto a = quantise(v, 1, x, rows, w.k, nullptr, kActivationFloor, 1, w.scale);
+    const auto a = quantise(v, 1, x, rows, w.k, nullptr, kActivationFloor, 1, false, w.scale);
     multiply_few(v, w, a, rows, y);
   } else {
-    const auto a = quantise(v, v.tile_rows, x, rows, w.k, nullptr, kActivationFloor, 1, w.scale);
+    const auto a = quantise(v, v.tile_rows, x, rows, w.k, nullptr, kActivationFloor, 1, false, w.scale);
     multiply_panels(v, w, true, a, rows, 1, y);
   }
 }
 
 void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, int limbs, float* dx) {
   if (rows == 0) return;
-  const auto a = quantise(v, v.tile_rows, g, rows, w.n, w.row_scales, kGradientFloor, limbs, w.scale);
+  // Small elements beside a large one would all round to zero: by chance the sum of many comes out right.
+  const bool is_stochastic = limbs == 1;
+  const auto a = quantise(v, v.tile_rows, g, rows, w.n, w.row_scales, kGradientFloor, limbs, is_stochastic,
+                          w.scale);
   multiply_panels(v, w, false, a, rows, limbs, dx);
 }
 

@@ -21,10 +21,17 @@ void quantise_row(const QuantiseTask& t) {
   }
   const RowScale row = row_scale(largest, t.floor, t.limbs);
   *t.step = row.step;
+  const uint32_t key = dither_key(largest, t.row);
   int32_t sums[2] = {0, 0};
   for (int64_t i = 0; i < t.depth; ++i) {
     const bool given = i < t.length && row.finite;
-    const int32_t code = given ? static_cast<int32_t>(lrintf(t.x[i] * row.scale)) : 0;
+    int32_t code = 0;
+    if (given && t.is_stochastic) {
+      code = static_cast<int32_t>(floorf(t.x[i] * row.scale + dither(key, i)));
+      code = code > 127 ? 127 : code < -127 ? -127 : code;
+    } else if (given) {
+      code = static_cast<int32_t>(lrintf(t.x[i] * row.scale));
+    }
     const int64_t at = i / 64 * t.chunk_stride + i % 64;
     // The high limb rounds to nearest, so that the low one is within -128 .. 127.
     const int32_t high = t.limbs == 1 ? code : (code + 128) >> 8;

@@ -34,6 +34,8 @@ struct QuantiseTask {
   int64_t chunk_stride;  // from one 64 bytes of the row to the next
   int32_t* sums;         // [limbs] sum of the codes of each limb
   float* step;           // what one unit stands for
+  bool is_stochastic;    // round by chance, as `dither` below draws it; with one limb only
+  int64_t row;           // number of the row, for that
 };
 
 struct MultiplyTask {
@@ -88,7 +90,7 @@ extern const Variant kAmxEmulated;
 // --- the definition of the quantisation, shared by all files; internal linkage on purpose, see above ---
 
 struct RowScale {
-  float scale;  // code = x * scale, rounded half to even
+  float scale;  // code = x * scale, rounded half to even or, by chance, floor(x * scale + dither)
   float step;   // x is about code * step
   bool finite;
 };
@@ -109,6 +111,29 @@ static inline RowScale row_scale(int32_t largest, float floor, int limbs) {
   result.scale = limit / m;
   result.step = m / limit;
   return result;
+}
+
+// Where chance decides, the code is floor(x * scale + u) within +-127, and u in [0, 1) comes from counters: the
+// largest bit pattern of the row, the number of the row, the column. The same row gives the same codes on every
+// machine, in any order and over again, and no seed has to be kept; yet from one step of training to the next all
+// of it is drawn anew, because a largest value does not come back.
+constexpr uint32_t kColumnStep = 0x9e3779b9, kDitherFactor = 0x2c1b3c6d;
+
+static inline uint32_t mixed(uint32_t h) {
+  h = (h ^ h >> 16) * 0x7feb352d;
+  h = (h ^ h >> 15) * 0x846ca68b;
+  return h ^ h >> 16;
+}
+
+static inline uint32_t dither_key(int32_t largest, int64_t row) {
+  return mixed(static_cast<uint32_t>(largest) ^ mixed(static_cast<uint32_t>(row)));
+}
+
+// u has 16 bits, so that it is a float exactly.
+static inline float dither(uint32_t key, int64_t column) {
+  uint32_t h = key + static_cast<uint32_t>(column) * kColumnStep;
+  h = (h ^ h >> 15) * kDitherFactor;
+  return static_cast<float>(h >> 16) * 0x1p-16f;
 }
 
 }  // namespace sterna

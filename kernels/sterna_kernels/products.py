@@ -27,6 +27,9 @@ def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
 def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> NDArray[np.float32]:
     """dx = g W, float32 [M, K], of g float32 [M, N]; rows of g are quantised to one or two int8 limbs.
 
+    One limb is rounded by chance, two to nearest (``sterna_kernels.reference``); the same rows in the same
+    places give the same bits.
+
     Raises:
         TypeError: ``g`` is not a float32 array.
         ValueError: ``g`` is not contiguous, not aligned or not [M, N]; ``limbs`` is not 1 or 2.

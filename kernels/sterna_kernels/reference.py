@@ -4,7 +4,8 @@ Shapes: M rows of activations or gradients, W [N, K] in {-1, 0, 1}. All arithmet
 operation rounded once, in the order written here.
 
     matmul     y[M, N]  = (x W^T) * scale * row_scales     x quantised per row to int8
-    matmul_t   dx[M, K] = (g * row_scales) W * scale       g * row_scales quantised per row to int8 limbs
+    matmul_t   dx[M, K] = (g * row_scales) W * scale       g * row_scales quantised per row to int8 limbs,
+                                                           by chance with one limb, to nearest with two
 
 A row that holds a NaN or an infinity gives a row of NaN.
 """
@@ -49,7 +50,7 @@ def matmul_t(
     """dx [M, K] of g [M, N] and weights [N, K]; two limbs keep 15 bits of a gradient, one keeps 7."""
     if row_scales is not None:
         g = _multiply(g, row_scales)
-    codes, step = quantise(g, floor=GRADIENT_FLOOR, limbs=limbs)
+    codes, step = quantise(g, floor=GRADIENT_FLOOR, limbs=limbs, stochastic=limbs == 1)
     if limbs == 1:
         return _dequantise(_integer_product(codes, weights), step, scale)
     high, low = split(codes)
@@ -59,25 +60,51 @@ def matmul_t(
 
 
 def quantise(
-    x: NDArray[np.float32], *, floor: np.float32, limbs: Limbs
+    x: NDArray[np.float32], *, floor: np.float32, limbs: Limbs, stochastic: bool = False
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Codes int32 [M, K] within +-LIMIT, and the step [M] that one unit of each row stands for.
 
-    Rounds to nearest, halves to even.
+    Rounds to nearest, halves to even; or, ``stochastic``, down after adding ``dither``: then the mean of a
+    code over all draws is the value itself.
     """
     limit = np.float32(LIMIT[limbs])
-    largest = np.maximum(np.max(np.abs(x), axis=1, initial=0.0), floor)
+    magnitude = np.max(np.abs(x), axis=1, initial=0.0)
+    largest = np.maximum(magnitude, floor)
     finite = np.isfinite(largest)
     safe = np.where(finite, largest, floor).astype(np.float32)
-    codes = np.rint(np.where(finite[:, None], x, np.float32(0)) * (limit / safe)[:, None])
+    scaled = np.where(finite[:, None], x, np.float32(0)) * (limit / safe)[:, None]
+    if stochastic:
+        codes = np.clip(np.floor(scaled + dither(magnitude, x.shape[1])), -limit, limit)
+    else:
+        codes = np.rint(scaled)
     step = np.where(finite, safe / limit, np.float32(np.nan)).astype(np.float32)
     return codes.astype(np.int32), step
+
+
+def dither(largest: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    """Numbers in [0, 1), multiples of 2**-16, for each row and column: float32 [M, columns].
+
+    They come from counters alone: the bits of the row's largest magnitude, the number of the row, the column.
+    """
+    rows = np.arange(largest.size, dtype=np.uint32)
+    key = _mixed(largest.astype(np.float32).view(np.uint32) ^ _mixed(rows))
+    h = key[:, None] + np.arange(columns, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    h = (h ^ h >> np.uint32(15)) * np.uint32(0x2C1B3C6D)
+    drawn = (h >> np.uint32(16)).astype(np.float32)
+    return _multiply(drawn, np.float32(2.0**-16))
 
 
 def split(codes: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """High and low limb: codes = 256 * high + low, high in [-127, 127], low in [-128, 127]."""
     high = (codes + 128) >> 8
     return high, codes - 256 * high
+
+
+def _mixed(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """A hash of 32 bits; products wrap."""
+    h = (h ^ h >> np.uint32(16)) * np.uint32(0x7FEB352D)
+    h = (h ^ h >> np.uint32(15)) * np.uint32(0x846CA68B)
+    return h ^ h >> np.uint32(16)
 
 
 def _integer_product(a: NDArray[np.int32], b: NDArray[np.int8]) -> NDArray[np.float32]:

@@ -126,11 +126,11 @@ def test_two_limbs_of_int8_in_the_backward_pass_are_close_and_one_is_usable(tmp_
     charter = scheme_for(base.architecture)
     state = random_state(charter)
     expected = plain_gradient(base, charter, state, 0)
-    for backward, digits in (("int8x2", 127 * 256), ("int8", 127)):
+    for backward, digits, steps in (("int8x2", 127 * 256, 0.5), ("int8", 127, 1)):
         error = gradient_of(base, Lora(charter, state, trained=0), backward=backward) - expected
-        # Each of the 14 products rounds its gradient by at most half a step of the row's largest value;
-        # largest over root mean square of a row is below 6 here.
-        assert error.norm() <= 14 * 6 * 0.5 / digits * expected.norm()
+        # Each of the 14 products rounds its gradient by at most half a step of the row's largest value, or
+        # a whole one by chance; largest over root mean square of a row is below 6 here.
+        assert error.norm() <= 14 * 6 * steps / digits * expected.norm()
 
 
 def test_recomputing_layers_gives_the_same_gradient(tmp_path):
