@@ -72,7 +72,7 @@ class Trial:
         feedback: what the codec lost is added to the same peer's next delta of the same subspace.
         momentum: of the outer step, Nesterov's; 0 adds the mean as it is.
         outer_rate: multiplies the outer step.
-        tuned_as: the trial whose learning rate this one takes, "" for its own.
+        tuned_as: the trial whose learning rate this one takes; "" or itself for one of its own.
     """
 
     scheme: Literal["cycle", "fixed", "pair", "svd", "central"]
@@ -143,7 +143,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--trials", nargs="+", default=list(TRIALS), choices=TRIALS, metavar="TRIAL")
         command.add_argument("--steps", type=int, default=10)
-        command.add_argument("--sequences", type=int, default=2)
+        command.add_argument("--sequences", type=int, default=1)
         command.add_argument("--rounds", type=int, default=10)
         if name == "run":
             command.add_argument("--rates", type=Path, required=True)
@@ -178,7 +178,7 @@ def tune(options: argparse.Namespace) -> None:
         )
 
     for name in options.trials:
-        if TRIALS[name].tuned_as:
+        if TRIALS[name].tuned_as not in ("", name):
             continue
         rate = FIRST_RATES[TRIALS[name].scheme]
         for factor in (2.0, 0.5):
