@@ -23,7 +23,7 @@ constexpr int64_t kGemvRows = 8;
 }
 
 template <int kRows>
-[[gnu::always_inline]] inline void multiply_rows(const MultiplyTask& t, int64_t first) {
+[[gnu::always_inline]] inline void multiply_rows(const PanelTask& t, int64_t first) {
   const __m256i ones = _mm256_set1_epi16(1);
   const int8_t* a = t.activations + first * t.depth;
   const uint8_t* codes = t.codes;
@@ -59,7 +59,8 @@ template <int kRows>
   }
 }
 
-void multiply(const MultiplyTask& t) {
+void multiply(const PanelTask& t) {
+  (t.is_forward ? unpack_forward256 : unpack_backward256)(t.weights, t.column, t.codes);
   const int64_t rows = t.rows * t.limbs;
   int64_t r = 0;
   for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) multiply_rows<kRowsAtOnce>(t, r);
@@ -108,8 +109,6 @@ void gemv(const GemvTask& t) {
 
 }  // namespace
 
-const Variant kAvx2 = {
-    "avx2",   has_avx2, 1, kColumns, kGemvRows, quantise_row256, unpack_forward256, unpack_backward256,
-    multiply, gemv};
+const Variant kAvx2 = {"avx2", has_avx2, 1, kColumns, kGemvRows, quantise_row256, multiply, gemv};
 
 }  // namespace sterna

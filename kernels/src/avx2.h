@@ -140,7 +140,7 @@ inline void unpack_backward256(const Weights& w, int64_t c0, uint8_t* codes) {
 }
 
 // The 16 columns of a row of the result: `high` is the sum of limb row r, `low` that of r + 1, if any.
-[[gnu::always_inline]] inline void store16(const MultiplyTask& t, int64_t r, const __m256i (&high)[2],
+[[gnu::always_inline]] inline void store16(const PanelTask& t, int64_t r, const __m256i (&high)[2],
                                            const __m256i (&low)[2]) {
   const int64_t m = r / t.limbs;
   const __m256 factor = _mm256_set1_ps(t.factors[m]);

@@ -12,7 +12,7 @@ constexpr int64_t kRowsAtOnce = 6;  // 6 x 4 sums, 4 codes and an activation of 
 constexpr int64_t kGemvRows = 8;
 
 template <int kRows>
-[[gnu::always_inline]] inline void multiply_rows(const MultiplyTask& t, int64_t first) {
+[[gnu::always_inline]] inline void multiply_rows(const PanelTask& t, int64_t first) {
   const int8_t* a = t.activations + first * t.depth;
   __m512i total[kRows][kGroups];
   // Every loop over the sums is unrolled: only constant indices keep them in registers.
@@ -36,11 +36,36 @@ template <int kRows>
   for (int r = 0; r < kRows; ++r) {
     if (t.limbs == 2 && r % 2 == 1) continue;
 #pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g) store16(t, first + r, g, total[r][g], total[(r + 1) % kRows][g]);
+    for (int g = 0; g < kGroups; ++g) {
+      if (t.limbs == 1) {
+        store16<1, false>(t, first + r, g, total[r][g], total[r][g]);
+      } else {
+        store16<2, false>(t, first + r, g, total[r][g], total[(r + 1) % kRows][g]);
+      }
+    }
   }
 }
 
-void multiply(const MultiplyTask& t) {
+// The panel's codes as [depth/4][kColumns][4].
+void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) {
+  const int64_t nb = c0 / kBlockRows, row = w.k_blocks() * kBlockBytes;
+  const int64_t groups = w.n_blocks() - nb < kGroups ? w.n_blocks() - nb : kGroups;
+  if (groups < kGroups) memset(codes, 0, static_cast<size_t>(row * 4 * kGroups));
+  const uint8_t* p = w.block(nb, 0);
+  for (const uint8_t* end = p + row; p < end; p += 64, codes += 4 * kGroups * 64)
+    for (int64_t g = 0; g < groups; ++g) unpack_quarter(p + g * row, codes + 64 * g, 64 * kGroups);
+}
+
+void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {
+  const int64_t kb = c0 / kBlockColumns;
+  for (int64_t nb = 0; nb < w.n_blocks(); ++nb)
+    for (int n = 0; n < 64; n += 16, codes += kGroups * 64)
+      for (int g = 0; g < kGroups; ++g) unpack_transposed(w.block(nb, kb) + g * 64 + n, codes + 64 * g);
+  memset(codes, 0, static_cast<size_t>((round_up(w.n, 64) - w.n_blocks() * kBlockRows) * kColumns));
+}
+
+void multiply(const PanelTask& t) {
+  (t.is_forward ? unpack_forward : unpack_backward)(t.weights, t.column, t.codes);
   const int64_t rows = t.rows * t.limbs;
   int64_t r = 0;
   for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) multiply_rows<kRowsAtOnce>(t, r);
@@ -48,17 +73,9 @@ void multiply(const MultiplyTask& t) {
   if (r < rows) multiply_rows<1>(t, r);
 }
 
-void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) {
-  unpack_forward_groups<kGroups>(w, c0, codes);
-}
-
-void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {
-  unpack_backward_groups<kGroups>(w, c0, codes);
-}
-
 }  // namespace
 
-const Variant kAvx512Vnni = {"avx512vnni",   has_avx512vnni,  1,        kColumns, kGemvRows, quantise_row512,
-                             unpack_forward, unpack_backward, multiply, gemv512};
+const Variant kAvx512Vnni = {"avx512vnni", has_avx512vnni,  1,        kColumns,
+                             kGemvRows,    quantise_row512, multiply, gemv512};
 
 }  // namespace sterna

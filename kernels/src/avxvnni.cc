@@ -26,7 +26,7 @@ constexpr int64_t kGemvRows = 8;
 }
 
 template <int kRows>
-[[gnu::always_inline]] inline void multiply_rows(const MultiplyTask& t, int64_t first) {
+[[gnu::always_inline]] inline void multiply_rows(const PanelTask& t, int64_t first) {
   const int8_t* a = t.activations + first * t.depth;
   __m256i total[kRows][2];
   // Every loop over the sums is unrolled: only constant indices keep them in registers.
@@ -49,7 +49,8 @@ template <int kRows>
   }
 }
 
-void multiply(const MultiplyTask& t) {
+void multiply(const PanelTask& t) {
+  (t.is_forward ? unpack_forward256 : unpack_backward256)(t.weights, t.column, t.codes);
   const int64_t rows = t.rows * t.limbs;
   int64_t r = 0;
   for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) multiply_rows<kRowsAtOnce>(t, r);
@@ -100,7 +101,6 @@ bool runs_here() { return has_avxvnni(); }
 }  // namespace
 
 const Variant STERNA_AVXVNNI_VARIANT = {
-    kName,    runs_here, 1, kColumns, kGemvRows, quantise_row256, unpack_forward256, unpack_backward256,
-    multiply, gemv};
+    kName, runs_here, 1, kColumns, kGemvRows, quantise_row256, multiply, gemv};
 
 }  // namespace sterna

@@ -13,6 +13,7 @@ namespace {
 constexpr float kActivationFloor = 1e-5f;        // BitNet b1.58
 constexpr float kGradientFloor = 0x1p-100f;      // keeps 127 * 256 / floor finite, floor / (127 * 256) normal
 constexpr int64_t kActivationBytes = 512 << 10;  // quantised rows that stay in a 1 MiB L2 beside a panel
+constexpr int64_t kStreamedElements = 1 << 18;   // 1 MiB of results leave the cache before they are read
 constexpr int64_t kGemvBlocks = 4;               // rows of blocks a thread takes at once
 constexpr int64_t kQuantiseRows = 8;
 constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this many multiplications
@@ -94,18 +95,20 @@ void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const 
   const int64_t fitting = std::max<int64_t>(16, kActivationBytes / (a.depth * limbs));
   const int64_t chunk = round_up(ceil_div(rows, ceil_div(rows, fitting)), 16);
   const int64_t chunks = ceil_div(rows, chunk);
+  const bool scales_follow = is_forward && w.row_scales != nullptr;
+  const bool on_lines = reinterpret_cast<uintptr_t>(out) % 64 == 0 && columns % 16 == 0;
+  const bool streams = on_lines && !scales_follow && rows * columns >= kStreamedElements;
   for_each_item(chunks * panels, rows * limbs * w.n * w.k, [&](int64_t item) {
     const int64_t m0 = item / panels * chunk, c0 = item % panels * v.panel_columns;
     const int64_t m = std::min(chunk, rows - m0), c = std::min(v.panel_columns, columns - c0);
     uint8_t* codes = panel_scratch.get<uint8_t>(a.depth * v.panel_columns);
-    (is_forward ? v.unpack_forward : v.unpack_backward)(w, c0, codes);
     float* target = out + m0 * columns + c0;
     const bool ragged = c < v.panel_columns;
     float* direct = ragged ? ragged_scratch.get<float>(m * v.panel_columns) : target;
     // m0 is a multiple of 16, so it starts a tile.
-    v.multiply({codes, a.codes + m0 * limbs * a.depth, a.sums + m0 * limbs, a.factors + m0, m, a.depth, limbs,
-                direct, ragged ? v.panel_columns : columns});
-    const float* scales = is_forward && w.row_scales != nullptr ? w.row_scales + c0 : nullptr;
+    v.multiply({w, is_forward, c0, codes, a.codes + m0 * limbs * a.depth, a.sums + m0 * limbs, a.factors + m0,
+                m, a.depth, limbs, direct, ragged ? v.panel_columns : columns, streams && !ragged});
+    const float* scales = scales_follow ? w.row_scales + c0 : nullptr;
     if (!ragged && scales == nullptr) return;
     for (int64_t r = 0; r < m; ++r)
       finish(direct + r * (ragged ? v.panel_columns : columns), c, scales, target + r * columns);

@@ -65,7 +65,8 @@ void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {
   memset(codes, 0, static_cast<size_t>((round_up(w.n, 64) - w.n_blocks() * kBlockRows) * kColumns));
 }
 
-void multiply(const MultiplyTask& t) {
+void multiply(const PanelTask& t) {
+  (t.is_forward ? unpack_forward : unpack_backward)(t.weights, t.column, t.codes);
   for (int64_t m = 0; m < t.rows; ++m) {
     int32_t total[2][kColumns] = {};
     for (int limb = 0; limb < t.limbs; ++limb) {
@@ -101,7 +102,6 @@ void gemv(const GemvTask& t) {
 
 }  // namespace
 
-const Variant kScalar = {"scalar",       runs_here,       1,        kColumns, kGemvRows, quantise_row,
-                         unpack_forward, unpack_backward, multiply, gemv};
+const Variant kScalar = {"scalar", runs_here, 1, kColumns, kGemvRows, quantise_row, multiply, gemv};
 
 }  // namespace sterna

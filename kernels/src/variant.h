@@ -1,10 +1,10 @@
 // What an instruction set has to provide: one table of plain functions, filled in by one .cc file each.
 //
-// A product runs in three steps, the same for every variant (product.cc):
+// A product runs in two steps, the same for every variant (product.cc):
 //   1. quantise_row   each row of activations or gradients becomes int8 and a step
-//   2. unpack_*       a panel of columns of the result: its codes as bytes, [depth/4][columns][4]
-//   3. multiply       all rows with that panel: int32 sums, correction, one float32 multiplication, store
-// A few rows skip step 2: gemv reads the packed bytes, one row at a time, row-major whatever tile_rows is.
+//   2. multiply       a panel of columns of the result: its codes unpacked to bytes, then for each row int32
+//                     sums, correction, one float32 multiplication, store
+// A few rows unpack nothing: gemv reads the packed bytes, one row at a time, row-major whatever tile_rows is.
 //
 // The files of the instruction sets are compiled with flags that the rest of the program must not see. They
 // include nothing with external inline functions (no standard containers, no algorithms), because the linker
@@ -38,8 +38,13 @@ struct QuantiseTask {
   int64_t row;           // number of the row, for that
 };
 
-struct MultiplyTask {
-  const uint8_t* codes;       // [depth/4][panel_columns][4], 64-byte aligned
+// The columns from `column` on of y = x W^T (columns count n) or of dx = g W (they count k). Columns beyond
+// the matrix and, backward, rows of W from n_blocks * 16 on meet zeros.
+struct PanelTask {
+  const Weights& weights;
+  bool is_forward;
+  int64_t column;             // a multiple of panel_columns
+  uint8_t* codes;             // memory for the unpacked panel, [depth/4][panel_columns][4], 64-byte aligned
   const int8_t* activations;  // limb rows as above, 64-byte aligned
   const int32_t* sums;        // [rows * limbs]
   const float* factors;       // [rows] step * scale
@@ -48,6 +53,7 @@ struct MultiplyTask {
   int limbs;
   float* out;  // [rows][panel_columns]
   int64_t out_stride;
+  bool streams;  // the whole result is larger than the caches and lies on cache lines: write past them
 };
 
 struct GemvTask {
@@ -67,12 +73,7 @@ struct Variant {
   int64_t panel_columns;  // 16, 32 or 64
   int64_t gemv_rows;      // up to so many rows of x, gemv for each of them is faster than unpacking
   void (*quantise_row)(const QuantiseTask&);
-  // The panel of columns c0 .. c0 + panel_columns - 1 of y = x W^T (c counts n) or dx = g W (c counts k).
-  // Columns beyond the matrix and, backward, rows from n_blocks * 16 up to a multiple of 64 are filled with
-  // zeros.
-  void (*unpack_forward)(const Weights&, int64_t c0, uint8_t* codes);
-  void (*unpack_backward)(const Weights&, int64_t c0, uint8_t* codes);
-  void (*multiply)(const MultiplyTask&);
+  void (*multiply)(const PanelTask&);
   void (*gemv)(const GemvTask&);
 };
 
