@@ -91,7 +91,7 @@ def _cycle(subspaces: int, codec: str, *, feedback: bool = False) -> Trial:
         subspaces=subspaces,
         codec=codec,
         feedback=feedback,
-        tuned_as=f"cycle K={subspaces}",
+        tuned_as="cycle K=4",
     )
 
 
@@ -102,13 +102,12 @@ TRIALS = {
     "pair": Trial(scheme="pair"),
     "central": Trial(scheme="central"),
     "pair momentum": Trial(scheme="pair", momentum=0.9, outer_rate=0.7),
-    "cycle K=8": _cycle(8, "fp32"),
     "cycle K=8 ternary": _cycle(8, "ternary"),
     "svd": Trial(scheme="svd"),
-    "fixed r=8": Trial(scheme="fixed"),
-    "fixed r=8 ternary": Trial(scheme="fixed", codec="ternary", tuned_as="fixed r=8"),
-    "fixed r=16 ternary": Trial(scheme="fixed", rank=16, codec="ternary", tuned_as="fixed r=8"),
-    "fixed r=32 ternary": Trial(scheme="fixed", rank=32, codec="ternary", tuned_as="fixed r=8"),
+    "fixed r=8": Trial(scheme="fixed", tuned_as="cycle K=4"),
+    "fixed r=8 ternary": Trial(scheme="fixed", codec="ternary", tuned_as="cycle K=4"),
+    "fixed r=16 ternary": Trial(scheme="fixed", rank=16, codec="ternary", tuned_as="cycle K=4"),
+    "fixed r=32 ternary": Trial(scheme="fixed", rank=32, codec="ternary", tuned_as="cycle K=4"),
     "pair ternary": Trial(scheme="pair", codec="ternary", tuned_as="pair"),
     "cycle K=4 momentum": Trial(scheme="cycle", subspaces=4, momentum=0.9, outer_rate=0.7),
     "cycle K=4 int8": _cycle(4, "int8"),
@@ -116,7 +115,7 @@ TRIALS = {
     "cycle K=4 ternary feedback": _cycle(4, "ternary", feedback=True),
     "cycle K=4 top2": _cycle(4, "top2"),
     "cycle K=4 top2 feedback": _cycle(4, "top2", feedback=True),
-    "fixed r=8 top2 feedback": Trial(scheme="fixed", codec="top2", feedback=True, tuned_as="fixed r=8"),
+    "fixed r=8 top2 feedback": Trial(scheme="fixed", codec="top2", feedback=True, tuned_as="cycle K=4"),
 }
 
 FIRST_RATES = {"cycle": 0.016, "fixed": 0.016, "pair": 0.008, "svd": 0.008, "central": 0.008}
