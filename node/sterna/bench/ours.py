@@ -95,7 +95,7 @@ class Model:
                 largest = float(self._head.logits(h[:, -1]).amax())
             return largest
 
-        return timed(run)
+        return timed(run) | {"tokens": tokens}
 
     @torch.no_grad()
     def products(self, tokens: int, repeats: int = 1) -> Answer:
@@ -115,7 +115,7 @@ class Model:
                 self._head.logits(head_input)
             return 0.0
 
-        return timed(run)
+        return timed(run) | {"tokens": repeats}
 
     def memory(self) -> Answer:
         """What the process holds, and held at most."""

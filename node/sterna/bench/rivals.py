@@ -74,7 +74,7 @@ class Rival:
                 largest = float(self._model(input_ids=token, past_key_values=cache).logits.amax())
             return largest
 
-        return timed(run)
+        return timed(run) | {"tokens": tokens}
 
     def memory(self) -> Answer:
         """What the process holds, and held at most."""

@@ -13,6 +13,7 @@ from sterna.cli.output import JsonFlag, console, emit, notices
 
 if TYPE_CHECKING:
     from sterna.bench.kernels import KernelReport
+    from sterna.bench.model import Figures, ModelReport
 
 app = typer.Typer(no_args_is_help=True, help="Speed and memory on this machine.", rich_markup_mode=None)
 
@@ -40,6 +41,94 @@ def kernels(
         emit(asdict(report))
     else:
         _show(report)
+
+
+@app.command("model")
+def model(
+    shape: Annotated[str, typer.Option(help="nano, 1b, 2b, 7b or 13b.")] = "2b",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step and of a prompt.")] = 512,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter, on all linears.")] = 8,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every system.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns whose median counts.")] = 3,
+    backward: Annotated[str, typer.Option(help="How gradients are held: int8, int8x2 or fp32.")] = "int8x2",
+    amx: Annotated[bool, typer.Option("--amx/--no-amx", help="Use AMX, ours and torch.")] = True,
+    rivals: Annotated[str, typer.Option(help="From bf16, bitnet, fp32; empty for none.")] = "bf16,bitnet",
+    rival_gib: Annotated[float, typer.Option(help="A larger rival is measured by a few layers.")] = 12.0,
+    whole: Annotated[bool, typer.Option("--whole/--layers", help="Rivals whole, or by a few layers.")] = True,
+    times: Annotated[bool, typer.Option("--times/--no-times", help="Measure times.")] = True,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure memory.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a LoRA step, a prompt, decoding and memory beside torch with transformers and peft.
+
+    Weights are random, in packed form; the base of shape 13b takes 3.5 GB of scratch space for a while.
+
+    Example: sterna bench model --shape 2b --tokens 512
+    """
+    from sterna.bench.model import Choices, measure_model
+
+    choices = Choices(
+        shape=shape,
+        tokens=tokens,
+        rank=rank,
+        threads=threads,
+        backward=backward,
+        repeats=repeats,
+        amx=amx,
+        rivals=tuple(kind for kind in rivals.split(",") if kind),
+        rival_gib=rival_gib,
+        whole=whole,
+        times=times,
+        memory=memory,
+    )
+    report = measure_model(choices, notices.print)
+    if as_json:
+        emit(asdict(report))
+    else:
+        _show_model(report)
+
+
+def _show_model(report: ModelReport) -> None:
+    c = report.choices
+    table = Table(title=f"{c.shape}: {c.tokens} tokens, rank {c.rank} on all linears, {c.threads} threads")
+    for heading in ("system", "step s", "CPU s", "prompt s", "CPU s", "token ms", "CPU ms", "peak GiB"):
+        table.add_column(heading, justify="right" if heading != "system" else "left")
+    for figures in (report.ours, *report.rivals.values()):
+        table.add_row(figures.name, *_cells(figures))
+    console.print(table)
+    console.print(f"base: {report.base_bytes / 1e9:.2f} GB, opened in {1000 * report.open_seconds:.1f} ms")
+    ours = report.ours
+    if c.times:
+        for job, alone in (("prefill", "products"), ("decode", "products_1")):
+            share = ours.cpu_seconds[alone] / ours.cpu_seconds[job]
+            console.print(f"{job}: the kernels alone take {share:.0%} of its processor time")
+        for figures in report.rivals.values():
+            if figures.seconds:
+                wall = figures.seconds["step"] / ours.seconds["step"]
+                cpu = figures.cpu_seconds["step"] / ours.cpu_seconds["step"]
+                console.print(f"step: {wall:.2f} times {figures.name} by the clock, {cpu:.2f} in CPU time")
+    if c.memory:
+        shared = report.second_process
+        console.print(
+            f"a second process: {shared['resident_bytes'] / 2**30:.2f} GiB resident, "
+            f"{shared['proportional_bytes'] / 2**30:.2f} GiB when shared pages count by half"
+        )
+
+
+def _cells(figures: Figures) -> list[str]:
+    cells = []
+    for job, unit in (("step", 1), ("prefill", 1), ("decode", 1000)):
+        for seconds in (figures.seconds, figures.cpu_seconds):
+            cells.append(f"{unit * seconds[job]:.2f}" if job in seconds else "-")
+    if figures.failed is not None:
+        cells.append("failed: " + figures.failed)
+    elif figures.peak_bytes is not None:
+        cells.append(f"{figures.peak_bytes / 2**30:.2f}")
+    elif figures.least_bytes is not None:
+        cells.append(f"weights alone {figures.least_bytes / 2**30:.1f}")
+    else:
+        cells.append("-")
+    return cells
 
 
 def _show(report: KernelReport) -> None:
