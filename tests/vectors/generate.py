@@ -43,6 +43,7 @@ from sterna_protocol.swarm.charter import (
 from sterna_protocol.swarm.committee import proposers
 from sterna_protocol.swarm.introduction import CharterRequest, encode_charter_request
 from sterna_protocol.swarm.invitation import invite_with
+from sterna_protocol.swarm.roll import OPEN
 from sterna_protocol.swarm.ticket import Ticket, encode_ticket
 from sterna_protocol.wire.acts import Departure, Revocation, Rotation, sign_act
 from sterna_protocol.wire.chunks import CHUNK_BYTES, blob_digest, leaves
@@ -88,6 +89,7 @@ def vectors() -> dict[str, Any]:
         "deltas.json": _deltas(),
         "adapters.json": _adapters(),
         "merges.json": _merges(),
+        "branches.json": _branches(),
     }
 
 
@@ -464,6 +466,29 @@ def _merges() -> list[dict[str, Any]]:
                 if rank == 2:
                     case["state"] = merged.state.tolist()
                 cases.append(case)
+    return cases
+
+
+def _branches() -> list[dict[str, Any]]:
+    cases = []
+    for rule in RULES:
+        for codec in CODECS:
+            swarm = charter(codec=codec, rule=rule)
+            of = dict.fromkeys((1, 2, 4, 7), b"\x0c" * 32) | dict.fromkeys((3, 6), OPEN)
+            branches = [(number.to_bytes(32, "big"), branch) for number, branch in sorted(of.items())]
+            merged = merge(swarm, genesis_adapter(swarm), slate(swarm, 9, 7), 7, branches)
+            cases.append(
+                {
+                    "rule": rule,
+                    "codec": codec,
+                    "rank": 2,
+                    "deltas": 9,
+                    "round": 7,
+                    "branches": [[author.hex(), branch.hex()] for author, branch in branches],
+                    "digest": blob_digest(encode_adapter(swarm, merged)).hex(),
+                    "state": merged.state.tolist(),
+                }
+            )
     return cases
 
 

@@ -400,5 +400,5 @@ def merge_blobs(charter: Charter, effect: Merge, previous: bytes, deltas: list[b
         (entry, decode_delta(charter, author=entry.author, round_=entry.trained_round, data=data))
         for entry, data in zip(effect.entries, deltas, strict=True)
     ]
-    merged = merge(charter, decode_adapter(charter, previous), decoded, effect.round_)
+    merged = merge(charter, decode_adapter(charter, previous), decoded, effect.round_, effect.branches)
     return encode_adapter(charter, merged)

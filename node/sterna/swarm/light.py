@@ -135,7 +135,8 @@ class LightPeer:
         deltas = []
         for entry in certificate.decision.entries:
             deltas.append((entry, await self.delta(charter, entry)))
-        merged = await asyncio.to_thread(merge, charter, previous, deltas, certificate.round_)
+        branches = chain.branches_at(certificate.round_)
+        merged = await asyncio.to_thread(merge, charter, previous, deltas, certificate.round_, branches)
         digest = blob_digest(encode_adapter(charter, merged))
         if digest != certificate.decision.adapter:
             raise VerificationError(

@@ -69,7 +69,9 @@ async def unmerge(light: LightPeer, charter: Charter, chain: Chain, peer: bytes,
     adapter = await light.adapter(charter, before)
     replayed = tuple(range(start, round_ + 1))
     for number in replayed:
-        adapter = await asyncio.to_thread(merge, charter, adapter, slates[number], number)
+        adapter = await asyncio.to_thread(
+            merge, charter, adapter, slates[number], number, chain.branches_at(number)
+        )
     return Unmerged(
         adapter=adapter,
         round_=round_,

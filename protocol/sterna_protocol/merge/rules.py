@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -34,12 +34,14 @@ from sterna_protocol.errors import LocalProtocolError
 from sterna_protocol.merge import adapter as adapters
 from sterna_protocol.merge import codec as codecs
 from sterna_protocol.merge.adapter import STATE_EXPONENT, STATE_LIMIT, Adapter
+from sterna_protocol.merge.branches import mean_of
 from sterna_protocol.merge.codec import Delta, block_elements
 from sterna_protocol.merge.filter import filtered
 from sterna_protocol.merge.geometry import inner_products, squared_norm
 from sterna_protocol.merge.network import sort_columns
 from sterna_protocol.merge.scheme import delta_size, subspace_of
 from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.swarm.roll import OPEN, Branches
 from sterna_protocol.wire.limits import MAX_SLATE
 from sterna_protocol.wire.messages import SlateEntry
 
@@ -58,11 +60,16 @@ block, so that a slice starts where a block starts."""
 
 
 def merge(
-    charter: Charter, previous: Adapter, deltas: Sequence[tuple[SlateEntry, Delta]], round_: int
+    charter: Charter,
+    previous: Adapter,
+    deltas: Sequence[tuple[SlateEntry, Delta]],
+    round_: int,
+    branches: Branches = (),
 ) -> Adapter:
     """The adapter after ``round_``, whose slate is ``deltas`` in any order; an empty slate changes nothing.
 
-    The definitions are in docs/spec/merge.md.
+    ``branches``: the branch of each author that is not one of its own (``Roll.branches``). Definitions are
+    in docs/spec/merge.md.
 
     Raises:
         LocalProtocolError: a delta or ``previous`` does not fit the charter, a delta is too old or from a
@@ -74,6 +81,7 @@ def merge(
     votes = [_vote(charter, entry, delta, round_) for entry, delta in deltas]
     if len({vote.author for vote in votes}) != len(votes):
         raise LocalProtocolError("slate with two deltas of one author")
+    votes = _one_a_branch(charter, votes, dict(branches))
     if not votes:
         return previous
     combine = _RULES[charter.merge.rule](charter, votes)
@@ -115,6 +123,29 @@ def _vote(charter: Charter, entry: SlateEntry, delta: Delta, round_: int) -> _Vo
         subspace=subspace_of(charter.adapter, entry.trained_round),
         weight=STALENESS_WEIGHTS[staleness],
     )
+
+
+def _one_a_branch(charter: Charter, votes: Sequence[_Vote], branches: Mapping[bytes, bytes]) -> list[_Vote]:
+    """One vote for each branch: the mean of its newest deltas. That of the strangers weighs at most the
+    charter's share of what all votes weigh, if there are others."""
+    groups: dict[bytes, list[_Vote]] = {}
+    for vote in sorted(votes, key=lambda vote: vote.author):
+        groups.setdefault(branches.get(vote.author, vote.author), []).append(vote)
+    merged: dict[bytes, _Vote] = {}
+    for branch, group in groups.items():
+        newest = max(vote.weight for vote in group)
+        kept = [vote for vote in group if vote.weight == newest]
+        merged[branch] = kept[0]
+        if len(kept) > 1:
+            merged[branch] = replace(kept[0], delta=mean_of([vote.delta for vote in kept]))
+    strangers = merged.pop(OPEN, None)
+    found = list(merged.values())
+    if strangers is not None:
+        percent = charter.admission.open_percent
+        most = percent * sum(vote.weight for vote in found) // (100 - percent) if found else strangers.weight
+        # One percent of the smallest weight is still more than 1.
+        found.append(replace(strangers, weight=min(strangers.weight, most)))
+    return found
 
 
 def _mean(charter: Charter, votes: Sequence[_Vote]) -> _Combine:

@@ -14,7 +14,7 @@ from sterna_protocol.round.certificate import (
 )
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.swarm.committee import committee
-from sterna_protocol.swarm.roll import Roll
+from sterna_protocol.swarm.roll import Branches, Roll
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.messages import Certificate, decode_frame
 
@@ -42,6 +42,7 @@ class Chain:
         self._frames: list[bytes] = []
         self._ids: list[bytes] = []
         self._adapters: list[bytes] = []
+        self._branches: list[Branches] = []
         self._committees: list[tuple[bytes, ...]] = [committee(charter, None, self.roll)]
         self._reported: set[bytes] = set()
         for certificate in certificates:
@@ -63,6 +64,10 @@ class Chain:
     def committee_at(self, round_: int) -> tuple[bytes, ...]:
         """Who decided a closed round, or decides the open one, ascending."""
         return self._committees[round_ - 1]
+
+    def branches_at(self, round_: int) -> Branches:
+        """Which authors of a closed round's slate counted together in its merge."""
+        return self._branches[round_ - 1]
 
     def adapter_before(self, round_: int) -> bytes | None:
         """Digest of the adapter that ``round_`` started from; None if this chain does not reach there."""
@@ -127,7 +132,10 @@ class Chain:
         self.round_ += 1
         self._adapters.append(certificate.decision.adapter)
         self.head = certificate
-        self.roll = self.roll.after(certificate.decision)
+        decision = certificate.decision
+        changed = self.roll.changed(decision.changes, decision.round_)
+        self._branches.append(changed.branches(decision.entries))
+        self.roll = self.roll.after(decision)
         self._committees.append(committee(self._charter, certificate, self.roll))
 
 

@@ -13,7 +13,7 @@ from sterna_protocol.round.evidence import Held
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.setting import Setting
 from sterna_protocol.round.slate import choose_entries, choose_excluded, is_seen, match_entries, slate_id
-from sterna_protocol.swarm.roll import Roll
+from sterna_protocol.swarm.roll import Branches, Roll
 from sterna_protocol.wire.acts import Act
 from sterna_protocol.wire.messages import Announcement, Decision, SlateEntry
 
@@ -38,6 +38,7 @@ class Draft:
     attesters: tuple[bytes, ...]
     excluded: tuple[bytes, ...]
     changes: tuple[Act, ...]
+    branches: Branches
     slate: bytes
 
 
@@ -77,8 +78,9 @@ class Deliberation:
         if choice not in self._decisions:
             self._decisions[choice] = decision
             self._frames[choice] = frame
-            self._slates[choice] = self._slate_id(decision.entries)
-            self._rolls[choice] = self._setting.roll.changed(decision.changes, decision.round_)
+            roll = self._setting.roll.changed(decision.changes, decision.round_)
+            self._rolls[choice] = roll
+            self._slates[choice] = self._slate_id(decision.entries, roll.branches(decision.entries))
         return choice
 
     def surplus(self, needed: set[bytes]) -> list[bytes]:
@@ -138,7 +140,8 @@ class Deliberation:
         """Ask for what judging ``choice`` needs."""
         decision = self._decisions.get(choice)
         if decision is not None and self._match(choice, decision) is Verdict.YES:
-            self._ask_merge(attempt, self._slates[choice], decision.entries)
+            branches = self._rolls[choice].branches(decision.entries)
+            self._ask_merge(attempt, self._slates[choice], decision.entries, branches)
 
     def judge(self, choice: bytes, prevoted: bool) -> Verdict:
         """Consensus' ``Judge``."""
@@ -168,12 +171,15 @@ class Deliberation:
             entries = choose_entries(roll, pool, setting.quorum, excluded)
             if entries is None or len(attesters) < setting.quorum:
                 return None
-            slate = self._slate_id(entries)
-            self._draft = Draft(attempt, entries, tuple(sorted(attesters)), excluded, changes, slate)
+            branches = roll.branches(entries)
+            slate = self._slate_id(entries, branches)
+            self._draft = Draft(
+                attempt, entries, tuple(sorted(attesters)), excluded, changes, branches, slate
+            )
         draft = self._draft
         adapter: bytes | None = setting.adapter
         if draft.entries:
-            self._ask_merge(attempt, draft.slate, draft.entries)
+            self._ask_merge(attempt, draft.slate, draft.entries, draft.branches)
             adapter = self._merges.get(draft.slate)
         if adapter is None:
             return None
@@ -214,7 +220,9 @@ class Deliberation:
             self._matched.add(choice)
         return matched
 
-    def _ask_merge(self, attempt: int, slate: bytes, entries: tuple[SlateEntry, ...]) -> None:
+    def _ask_merge(
+        self, attempt: int, slate: bytes, entries: tuple[SlateEntry, ...], branches: Branches
+    ) -> None:
         if self._merges.get(slate) is not None:
             return
         # A fetch that goes on from one attempt to the next may hang on a holder that gives nothing.
@@ -226,7 +234,7 @@ class Deliberation:
         if entries and are_held and self.adapter_ready and (attempt, slate) not in self._asked:
             self._asked.add((attempt, slate))
             self._merges[slate] = None
-            self._out.append(Merge(self._setting.round_, slate, entries, self._setting.adapter))
+            self._out.append(Merge(self._setting.round_, slate, entries, self._setting.adapter, branches))
 
     def _fetch(self, occasion: int, name: bytes, held: Held) -> None:
         if (occasion, name) in self._asked or not isinstance(held.body, Announcement):
@@ -245,5 +253,5 @@ class Deliberation:
             )
         )
 
-    def _slate_id(self, entries: tuple[SlateEntry, ...]) -> bytes:
-        return slate_id(self._setting.round_, self._setting.adapter, entries)
+    def _slate_id(self, entries: tuple[SlateEntry, ...], branches: Branches) -> bytes:
+        return slate_id(self._setting.round_, self._setting.adapter, entries, branches)

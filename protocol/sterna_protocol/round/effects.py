@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sterna_protocol.swarm.roll import Branches
 from sterna_protocol.wire.messages import Certificate, Evidence, SlateEntry
 
 
@@ -67,12 +68,16 @@ class FetchDelta:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Merge ``entries`` into ``previous_adapter``, store the result, answer with ``Node.merged``."""
+    """Merge ``entries`` into ``previous_adapter``, store the result, answer with ``Node.merged``.
+
+    ``branches``: which of their authors count together (``merge.rules.merge``).
+    """
 
     round_: int
     slate: bytes
     entries: tuple[SlateEntry, ...]
     previous_adapter: bytes
+    branches: Branches = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,22 @@ from sterna_protocol.round.changes import launders
 from sterna_protocol.round.consensus import Verdict
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.swarm.committee import open_places
-from sterna_protocol.swarm.roll import Roll
+from sterna_protocol.swarm.roll import Branches, Roll
 from sterna_protocol.wire.ids import sha256
 from sterna_protocol.wire.limits import MAX_EXCLUDED
 from sterna_protocol.wire.messages import Announcement, Decision, SlateEntry
 
 
-def slate_id(round_: int, previous_adapter: bytes, entries: tuple[SlateEntry, ...]) -> bytes:
+def slate_id(
+    round_: int, previous_adapter: bytes, entries: tuple[SlateEntry, ...], branches: Branches = ()
+) -> bytes:
     """Names a merge by everything that goes into it."""
     return sha256(
         b"sterna/slate/1",
         round_.to_bytes(4, "big"),
         previous_adapter,
         *(entry.encode() for entry in entries),
+        *(sha256(b"sterna/branch/1", author, branch) for author, branch in branches),
     )
 
 

@@ -7,7 +7,7 @@ stranger of an open swarm that has aged. The strangers that have not are one bra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,10 +15,13 @@ from sterna_protocol.errors import Untimely
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.acts import Act, Admission, Departure, Revocation, Rotation
-from sterna_protocol.wire.messages import Decision
+from sterna_protocol.wire.messages import Decision, SlateEntry
 
 OPEN = b""
 """Branch of all strangers that have not aged."""
+
+Branches = Sequence[tuple[bytes, bytes]]
+"""(author, its branch) of the authors of a slate that are not a branch of their own, ascending."""
 
 FORGOTTEN_AFTER = 256
 """Rounds without a merged delta after which a stranger is forgotten, its age with it: with 64 new keys in
@@ -109,6 +112,11 @@ class Roll:
             return OPEN
         standing = self.listed.get(peer)
         return peer if standing is None else standing.branch
+
+    def branches(self, entries: Iterable[SlateEntry]) -> Branches:
+        """What the authors of a slate count under in its merge, by the roll after its decision's changes."""
+        found = ((entry.author, self.branch(entry.author)) for entry in entries)
+        return tuple((author, branch) for author, branch in found if branch != author)
 
     def current(self, peer: bytes) -> bytes:
         """The key that the owner of ``peer`` has now."""
