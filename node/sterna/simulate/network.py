@@ -30,7 +30,8 @@ class Network:
         self._dice = Dice(seed, "network")
         self._peers = peers
         self.side: list[int] | None = None
-        self._sick = True
+        self._loss = faults.loss
+        self._duplicate = faults.duplicate
 
     def neighbours(self) -> list[tuple[int, ...]]:
         """For each peer those that it sends to."""
@@ -49,11 +50,10 @@ class Network:
         return self._dice.around(self.faults.latency)
 
     def is_lost(self) -> bool:
-        return self._sick and self.faults.loss > 0 and self._dice.chance(self.faults.loss)
+        return self._loss > 0 and self._dice.chance(self._loss)
 
     def copies(self) -> int:
-        doubled = self._sick and self.faults.duplicate > 0 and self._dice.chance(self.faults.duplicate)
-        return 2 if doubled else 1
+        return 2 if self._duplicate > 0 and self._dice.chance(self._duplicate) else 1
 
     # Partitions
 
@@ -75,5 +75,5 @@ class Network:
 
     def heal(self) -> None:
         """From now on nothing is lost, doubled or cut."""
-        self._sick = False
+        self._loss = self._duplicate = 0.0
         self.side = None

@@ -59,6 +59,8 @@ class Traffic:
         copies = network.copies()
         sender.messages += copies
         sender.bytes += copies * len(frame)
+        if copies == 1 and receiver.accepted.get(frame, NEVER) <= now:
+            return
         for copy in range(copies):
             # What is sent once more to one who took it changes nothing: it counts, but nobody waits for it.
             # Copies that the network makes do arrive, so that nodes meet them too.

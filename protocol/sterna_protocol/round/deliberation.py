@@ -119,12 +119,12 @@ class Deliberation:
     def missing(self, choice: bytes) -> tuple[bytes, ...]:
         """Announcements that are needed but not held: for ``choice``, and of a quorum's deltas."""
         decision = self._decisions.get(choice)
-        seen = (self._pool.version, choice, decision is not None)
+        names = self._pool.attested(self._setting.quorum)
+        seen = (names, len(self._pool.announcements), choice, decision is not None)
         if seen != self._missing_since:
-            names = self._pool.attested(self._setting.quorum)
-            if decision is not None:
-                names += [entry.announcement for entry in decision.entries]
             self._missing_since = seen
+            if decision is not None:
+                names += tuple(entry.announcement for entry in decision.entries)
             self._missing = tuple(
                 dict.fromkeys(name for name in names if name not in self._pool.announcements)
             )

@@ -29,8 +29,6 @@ class Pool:
     Memory: per author one commitment and one announcement, of at most 224 strangers; per member one
     attestation and 40 attempts;
     a proof of 340 bytes for a place that is two-faced; the announcements that a quorum attested.
-
-    ``version`` grows with every change.
     """
 
     def __init__(self, members: tuple[bytes, ...]) -> None:
@@ -43,7 +41,7 @@ class Pool:
         self._known: set[bytes] = set()
         self._set: set[bytes] = set()
         self._supporters: dict[bytes, set[bytes]] = {}
-        self._attested: dict[int, list[bytes]] = {}
+        self._attested: dict[int, tuple[bytes, ...]] = {}
         self._attesters: set[bytes] = set()
         self._two_faced: set[bytes] = set()
         self._newest: dict[bytes, int] = {}
@@ -52,7 +50,6 @@ class Pool:
         self._digest: bytes | None = None
         self._commitments: dict[bytes, bytes] | None = None
         self._authors: frozenset[bytes] | None = None
-        self.version = 0
 
     # Places
 
@@ -83,7 +80,7 @@ class Pool:
         if isinstance(held.body, Announcement):
             self.announcements.setdefault(held.id, held)
             self._keep(held.id, held.frame)
-            self._changed()
+            self._changed(place.kind)
         first = self._places.get(place)
         if first is not None:
             if place in self._conflicts:
@@ -116,7 +113,7 @@ class Pool:
 
     def add_proof(self, evidence: Evidence) -> None:
         """Keep evidence against a member that is not about a place held: of an earlier round or attempt."""
-        self._changed()
+        self._changed(evidence.kind)
         self._proofs[evidence.author] = evidence
         self._set.add(proof_id(evidence.author))
         self._keep(proof_id(evidence.author), evidence.frame())
@@ -146,12 +143,16 @@ class Pool:
         self._frames[name] = frame
         self._known.add(frame)
 
-    def _changed(self) -> None:
-        self.version += 1
-        self._ids = self._digest = self._commitments = self._authors = None
+    def _changed(self, kind: int) -> None:
+        """What is added up is added up again when it is asked for, if a message of this kind counts in it."""
+        self._ids = self._digest = None
+        if kind == Kind.COMMITMENT:
+            self._commitments = None
+        elif kind == Kind.ANNOUNCEMENT:
+            self._authors = None
 
     def _make_room(self, place: Place, pinned: set[int]) -> list[Place]:
-        self._changed()
+        self._changed(place.kind)
         if place.author not in self._members:
             self._strangers.add(place.author)
         if place.kind not in ATTEMPT_KINDS or place.attempt <= self._newest.get(place.author, 0):
@@ -241,15 +242,17 @@ class Pool:
         """Members who attested it. A two-faced attester counts: others may have been shown that it did."""
         return frozenset(self._supporters.get(announcement, set()) | self._two_faced)
 
-    def attested(self, quorum: int) -> list[bytes]:
+    def attested(self, quorum: int) -> tuple[bytes, ...]:
         """Announcements with a quorum of attestations, held or not; the best supported first, then by id."""
         if quorum not in self._attested:
             counts = {name: len(found | self._two_faced) for name, found in self._supporters.items()}
-            self._attested[quorum] = sorted(
-                (name for name, count in counts.items() if count >= quorum),
-                key=lambda name: (-counts[name], name),
+            self._attested[quorum] = tuple(
+                sorted(
+                    (name for name, count in counts.items() if count >= quorum),
+                    key=lambda name: (-counts[name], name),
+                )
             )
-        return list(self._attested[quorum])
+        return self._attested[quorum]
 
     def is_by(self, name: bytes, authors: Collection[bytes]) -> bool:
         """Whether an announcement is known to be by one of ``authors``."""
