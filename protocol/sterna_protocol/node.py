@@ -38,7 +38,7 @@ from sterna_protocol.round.open_round import OpenRound
 from sterna_protocol.round.pace import Pace
 from sterna_protocol.round.pending import Pending, find_pending
 from sterna_protocol.round.phases import Phase, vote_seconds
-from sterna_protocol.round.pool import Pool
+from sterna_protocol.round.pool import AUTHORS_KINDS, Pool
 from sterna_protocol.round.recovery import Recovered, recover
 from sterna_protocol.round.setting import Setting
 from sterna_protocol.round.status import Status
@@ -460,11 +460,11 @@ class Node:
         self._opened_rounds = True
         self._chain.append(certificate)
         self._closed = self._open.pool
-        proofs = self._closed.proofs()
+        proofs = self._closed.remembered() | self._closed.proofs()
         waiting = self._open.deliberation.changes.held()
         self._open = self._open_round(now, None)
-        for author in sorted(proofs.keys() & set(self._open.setting.members)):
-            self._open.add_evidence(proofs[author], is_stored=True)
+        for proof in proofs.values():
+            self._open.carry_evidence(proof)
         self._neighbours.open_round(self.round_)
         for act in waiting:
             self._add_if_allowed(act, is_verified=True)
@@ -506,5 +506,8 @@ class Node:
         try:
             self._open.admit_evidence(proof)
         except Untimely:
+            # Only members write what strangers do not: this one had a seat.
+            if proof.round_ < self.round_ and proof.kind not in AUTHORS_KINDS:
+                self._open.carry_evidence(proof)
             return
         self._open.add_evidence(proof, is_stored=True)

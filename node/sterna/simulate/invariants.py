@@ -146,12 +146,12 @@ class Invariants:
             self.broken(f"peer {number} holds {frames} frames, the limit is {MAX_FRAMES}")
 
     def ends(self) -> None:
-        """After two rounds on a healed network: whom two honest peers saw two-faced by then has no seat."""
+        """After two rounds on a healed network: whom two honest peers had proven two-faced kept no seat."""
         for author, witnesses in self.proven.items():
             seen = sorted(witnesses.values())
             if len(seen) < 2 or seen[1] > len(self.decided) - EXCLUDED_WITHIN_ROUNDS:
                 continue
-            if author in self._members[-1]:
+            if all(author in members for members in self._members[-1 - EXCLUDED_WITHIN_ROUNDS :]):
                 self.broken(
                     f"{author.hex()[:8]} has a seat after round {len(self.decided)}, though two honest peers "
                     f"proved it two-faced after round {seen[1]}"

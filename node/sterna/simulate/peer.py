@@ -45,9 +45,6 @@ class Disk:
     def own_since(self, round_: int) -> list[bytes]:
         return [frame for (at, _, _), frame in self.own.items() if at >= round_]
 
-    def evidence_of(self, round_: int) -> list[Evidence]:
-        return [proof for proof in self.evidence if proof.round_ == round_]
-
 
 @dataclass(slots=True)
 class Peer:

@@ -223,7 +223,7 @@ class World:
                 genesis_adapter=GENESIS_ADAPTER,
                 certificates=tuple(disk.certificates),
                 own_frames=disk.own_since(open_round - self.charter.limits.max_staleness),
-                evidence=disk.evidence_of(open_round),
+                evidence=tuple(disk.evidence),
                 verify=self._signatures.verify,
                 decode=remembering_decode,
             )

@@ -191,6 +191,13 @@ class OpenRound:
         if error is None:
             self.schedule.course.note_arrival(Phase.REVEAL, announcement, now)
 
+    def carry_evidence(self, evidence: Evidence) -> None:
+        """Keep a stored proof of an earlier round: against a member, or one who may become a member again."""
+        if self.pool.is_member(evidence.author):
+            self.add_evidence(evidence, is_stored=True)
+        elif evidence.author not in self.setting.excluded:
+            self.pool.remember(evidence)
+
     def missing(self) -> tuple[bytes, ...]:
         """Announcements that are needed but not held."""
         return self.deliberation.missing(self._consensus.offered)
@@ -261,13 +268,14 @@ class OpenRound:
             self.add(self._now, held)
 
     def _attest(self) -> None:
+        accused = {*self.pool.proofs(), *self.pool.remembered()}
         accepted = [
             name
             for name in self.schedule.committed
             if self.deliberation.blobs.get(name) is Blob.GOOD
             and name in self.pool.announcements
             and not self.pool.is_conflicted(self.pool.announcements[name].place)
-            and not self.pool.is_by(name, self.pool.proofs())
+            and not self.pool.is_by(name, accused)
         ]
         self._send(0, Attestation(accepted=tuple(sorted(accepted)[:MAX_ANNOUNCEMENTS])))
 

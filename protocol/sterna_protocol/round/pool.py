@@ -7,7 +7,7 @@ from collections.abc import Collection
 from sterna_protocol.round.evidence import Held, Place, make_evidence, proof_id
 from sterna_protocol.wire.acts import Act
 from sterna_protocol.wire.ids import sha256
-from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS, MAX_COMMITTEE
+from sterna_protocol.wire.limits import MAX_ANNOUNCEMENTS, MAX_COMMITTEE, MAX_EXCLUDED
 from sterna_protocol.wire.messages import Announcement, Attestation, Commitment, Evidence, Kind
 
 MAX_STRANGERS = MAX_ANNOUNCEMENTS - MAX_COMMITTEE
@@ -37,6 +37,7 @@ class Pool:
         self._places: dict[Place, Held] = {}
         self._conflicts: dict[Place, Evidence] = {}
         self._proofs: dict[bytes, Evidence] = {}
+        self._remembered: dict[bytes, Evidence] = {}
         self._frames: dict[bytes, bytes] = {}
         self._known: set[bytes] = set()
         self._set: set[bytes] = set()
@@ -138,6 +139,15 @@ class Pool:
         """One evidence, of this round or an earlier one, against each member proven two-faced."""
         found = {evidence.author: evidence for evidence in self._conflicts.values()} | self._proofs
         return {author: evidence for author, evidence in found.items() if author in self._members}
+
+    def remember(self, evidence: Evidence) -> None:
+        """Keep evidence against one who had a seat and has none: it must not come back to one."""
+        if len(self._remembered) < MAX_EXCLUDED:
+            self._remembered.setdefault(evidence.author, evidence)
+
+    def remembered(self) -> dict[bytes, Evidence]:
+        """One evidence against each author that ``remember`` was told of."""
+        return dict(self._remembered)
 
     def _keep(self, name: bytes, frame: bytes) -> None:
         self._frames[name] = frame

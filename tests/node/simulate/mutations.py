@@ -145,6 +145,18 @@ MUTATIONS = (
         "min(middle, most / 1000)",
     ),
     Mutation(
+        "a proof is dropped with the votes it is about",
+        "round/pool.py",
+        "if evidence is not None and old.author not in self._proofs:",
+        "if False:",
+    ),
+    Mutation(
+        "a proof is forgotten with the seat",
+        "round/open_round.py",
+        "            self.pool.remember(evidence)",
+        "            pass",
+    ),
+    Mutation(
         "anybody proposes",
         "round/checks.py",
         "message.author != setting.proposer(message.attempt)",

@@ -7,11 +7,12 @@ import random
 import pytest
 
 from sterna_protocol.round.consensus import Verdict
-from sterna_protocol.round.evidence import Held, hold
+from sterna_protocol.round.evidence import Held, hold, make_evidence
 from sterna_protocol.round.pool import KEPT_ATTEMPTS, MAX_STRANGERS, Pool
 from sterna_protocol.round.slate import choose_entries, is_seen
 from sterna_protocol.swarm.committee import quorum
 from sterna_protocol.swarm.roll import Roll
+from sterna_protocol.wire.limits import MAX_EXCLUDED
 from sterna_protocol.wire.messages import Announcement, Attestation, Decision, Kind, Prevote, sign
 from tests.support.virtual_network import FIGURES, GENESIS_ADAPTER, key_of, virtual_charter
 
@@ -183,6 +184,16 @@ def test_nobody_outruns_a_proof_by_voting_far_ahead():
     assert pool.proofs() == before != {}
     assert pool.has_frame(before[key_of(0).peer].frame())
     assert not pool.is_conflicted(held(0, Prevote(choice=b"")).place)
+
+
+def test_what_is_remembered_of_strangers_is_bounded_and_told_to_nobody():
+    pool = pool_of()
+    for number in range(100, 100 + 2 * MAX_EXCLUDED):
+        one, other = held(number, Prevote(choice=b"")), held(number, Prevote(choice=bytes(32)))
+        pool.remember(make_evidence(one, other))
+    assert len(pool.remembered()) == MAX_EXCLUDED
+    assert pool.digest() == pool_of().digest()
+    assert pool.proofs() == {}
 
 
 def test_the_digest_follows_the_set():
