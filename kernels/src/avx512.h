@@ -104,7 +104,10 @@ inline void quantise_row512(const QuantiseTask& t) {
   if (row.finite)
     for (; i < whole; i += 64, at += t.chunk_stride)
 #pragma GCC unroll 4
-      for (int j = 0; j < 64; j += 16) store(i + j, at + j, _mm512_loadu_ps(t.x + i + j));
+      for (int j = 0; j < 64; j += 16) {
+        _mm_prefetch(reinterpret_cast<const char*>(t.x + t.length + i + j), _MM_HINT_T0);  // the next row
+        store(i + j, at + j, _mm512_loadu_ps(t.x + i + j));
+      }
   const int64_t length = row.finite ? t.length : 0;  // nothing of a row with a NaN or an infinity
   for (; i < t.depth; i += 64, at += t.chunk_stride)
     for (int j = 0; j < 64; j += 16)

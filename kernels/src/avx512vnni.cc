@@ -9,6 +9,7 @@ namespace {
 constexpr int kGroups = 4;  // registers of 16 columns in a panel
 constexpr int64_t kColumns = 16 * kGroups;
 constexpr int64_t kRowsAtOnce = 6;  // 6 x 4 sums, 4 codes and an activation of the 32 registers
+constexpr int64_t kCodesAhead = 2048;  // bytes; a panel is larger than the first-level cache
 constexpr int64_t kGemvRows = 8;
 
 template <int kRows>
@@ -24,7 +25,10 @@ template <int kRows>
   for (const uint8_t* codes = t.codes; codes < end; codes += kColumns * 4, a += 4) {
     __m512i c[kGroups];
 #pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g) c[g] = _mm512_loadu_si512(codes + 64 * g);
+    for (int g = 0; g < kGroups; ++g) {
+      _mm_prefetch(reinterpret_cast<const char*>(codes + 64 * g + kCodesAhead), _MM_HINT_T0);
+      c[g] = _mm512_loadu_si512(codes + 64 * g);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const __m512i x = broadcast4(a + r * t.depth);

@@ -12,7 +12,7 @@ namespace {
 
 constexpr float kActivationFloor = 1e-5f;        // BitNet b1.58
 constexpr float kGradientFloor = 0x1p-100f;      // keeps 127 * 256 / floor finite, floor / (127 * 256) normal
-constexpr int64_t kActivationBytes = 512 << 10;  // quantised rows that stay in a 1 MiB L2 beside a panel
+constexpr int64_t kActivationBytes = 1 << 20;    // quantised rows that a second-level cache holds
 constexpr int64_t kStreamedElements = 1 << 18;   // 1 MiB of results leave the cache before they are read
 constexpr int64_t kGemvBlocks = 4;               // rows of blocks a thread takes at once
 constexpr int64_t kQuantiseRows = 8;
