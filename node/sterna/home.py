@@ -11,7 +11,9 @@ from sterna.errors import ConfigError
 
 HOME_VARIABLE = "STERNA_HOME"
 DEFAULT_HOME = "~/.sterna"
-HOME_ENTRIES = frozenset({"acts", "key", "lock", "state.db", "blobs", "status.json", "crash.log", "demo.log"})
+HOME_ENTRIES = frozenset(
+    {"acts", "key", "key.next", "lock", "state.db", "blobs", "status.json", "crash.log", "demo.log"}
+)
 """What a home may hold; a folder with none of these and something else is somebody's own."""
 
 

@@ -29,6 +29,7 @@ from sterna_protocol.round.heads import (
     ResponseRecord,
     encode_sync,
 )
+from sterna_protocol.round.reform import encode_reform, sign_reform
 from sterna_protocol.swarm.charter import (
     AdapterScheme,
     AdmissionPolicy,
@@ -73,6 +74,7 @@ CODECS: tuple[Codec, ...] = ("int8", "int4", "ternary", "top2")
 RULES = ("mean", "clip+mean", "trimmed", "median", "nnm+trimmed", "clip+filter")
 LIMITS = {"int8": 127, "int4": 7, "ternary": 1, "top2": 3}
 KEYS = sorted((SigningKey.from_seed(bytes((number,)) * 32) for number in (1, 2, 3)), key=lambda key: key.peer)
+KEY_IDS = tuple(key.peer for key in KEYS)
 
 
 def vectors() -> dict[str, Any]:
@@ -348,8 +350,18 @@ def _acts() -> list[dict[str, Any]]:
         adapter=b"\x08" * 32,
         changes=(acts["admission"],),
     )
+    reform = sign_reform(
+        charter(), inviter, decision.model_copy(update={"attesters": (), "changes": (), "committee": KEY_IDS})
+    )
+    named = {
+        "name": "reform",
+        "decision": reform.decision.encode().hex(),
+        "id": reform.id.hex(),
+        "frame": reform.frame().hex(),
+        "text": encode_reform(reform),
+    }
     carried = {"name": "decision", "decision": decision.encode().hex(), "id": decision.id.hex()}
-    return [*cases, invite, carried]
+    return [*cases, invite, carried, named]
 
 
 def _tickets() -> list[dict[str, Any]]:

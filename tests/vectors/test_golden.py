@@ -12,7 +12,9 @@ from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 from sterna_protocol.merge.adapter import decode_adapter, encode_adapter, genesis_adapter
 from sterna_protocol.merge.codec import decode_delta
 from sterna_protocol.merge.rules import merge
+from sterna_protocol.round.certificate import verify_signatures
 from sterna_protocol.round.heads import decode_request, decode_response, encode_sync
+from sterna_protocol.round.reform import decode_reform
 from sterna_protocol.swarm.charter import decode_signed_charter
 from sterna_protocol.swarm.introduction import answer_charter_request
 from sterna_protocol.swarm.invitation import decode_invitation
@@ -40,7 +42,7 @@ def test_golden_vectors_are_what_this_code_makes():
 
 def test_golden_acts_are_read_and_verified():
     swarm = generate.charter().swarm_id
-    *acts, invitation, carried = load("acts.json")
+    *acts, invitation, carried, named = load("acts.json")
     for case in acts:
         act = decode_frame(bytes.fromhex(case["frame"]))
         assert isinstance(act, Act)
@@ -51,6 +53,9 @@ def test_golden_acts_are_read_and_verified():
     read = decode_invitation(bytes.fromhex(invitation["encoded"]), swarm)
     assert read.invite.preimage(swarm).hex() == invitation["invite_preimage"]
     assert Decision.decode(bytes.fromhex(carried["decision"])).id.hex() == carried["id"]
+    reform = decode_reform(named["text"])
+    assert reform.frame().hex() == named["frame"]
+    verify_signatures(reform)
 
 
 def test_golden_frames_are_read_and_verified():

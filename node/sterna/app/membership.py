@@ -17,7 +17,7 @@ from sterna.app.homes import open_home_for_reading
 from sterna.app.observe import LAST_SWARM
 from sterna.app.status import read_status
 from sterna.errors import ConfigError
-from sterna.store import WaitingActs
+from sterna.store import NEXT_KEY, Disk, WaitingActs, next_seed, reported
 from sterna.swarm.light import genesis_digest
 from sterna_protocol.errors import MalformedMessage, Untimely
 from sterna_protocol.round.chain import Chain
@@ -25,7 +25,7 @@ from sterna_protocol.swarm.charter import Charter, SignedCharter
 from sterna_protocol.swarm.invitation import invite_with
 from sterna_protocol.swarm.roll import Roll, Standing
 from sterna_protocol.swarm.ticket import Ticket, decode_ticket, encode_ticket
-from sterna_protocol.wire.acts import Act, ActBody, Departure, Revocation, sign_act
+from sterna_protocol.wire.acts import Act, ActBody, Departure, Revocation, Rotation, sign_act
 from sterna_protocol.wire.ids import parse_peer_name, peer_name
 from sterna_protocol.wire.messages import Certificate, decode_frame
 from sterna_protocol.wire.signing import SigningKey
@@ -169,6 +169,34 @@ def leave(home: Path | None) -> dict[str, Any]:
     member = open_member(home)
     _leave_for_node(member, Departure(peer=member.key.peer, since=member.standing().since))
     return {"left": peer_name(member.key.peer), "swarm": member.swarm.hex()}
+
+
+def rotate(home: Path | None) -> dict[str, Any]:
+    """Make this home's next key, and leave the rotation to it for this home's node, in each of its swarms.
+
+    The same key again until it is in force. Keys: old, new, swarms.
+
+    Raises:
+        ConfigError: this home has no key, or is in no swarm.
+    """
+    member = open_member(home)
+    with open_home_for_reading(home) as store:
+        swarms = [known.swarm for known in store.swarms()]
+    path = member.home / NEXT_KEY
+    with reported("the next key was not saved", path):
+        new = SigningKey.from_seed(next_seed(path, Disk()))
+    body = Rotation(old=member.key.peer, new=new.peer)
+    try:
+        member.roll.check(sign_act(body, member.key, new, swarm=member.swarm), member.chain.round_)
+    except Untimely as refused:
+        raise ConfigError(f"the swarm would refuse this: {refused}") from refused
+    for swarm in swarms:
+        WaitingActs(member.home, swarm).put(sign_act(body, member.key, new, swarm=swarm))
+    return {
+        "old": peer_name(member.key.peer),
+        "new": peer_name(new.peer),
+        "swarms": [swarm.hex() for swarm in swarms],
+    }
 
 
 def _leave_for_node(member: Member, body: ActBody) -> Act:

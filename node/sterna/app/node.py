@@ -19,23 +19,26 @@ from sterna.app.homes import open_home
 from sterna.app.journal import SwarmJournal
 from sterna.app.light import fetch_charter, topic_of
 from sterna.app.observe import LAST_SWARM
-from sterna.app.running import Display, RunningNode
+from sterna.app.running import Display, KeyRotated, RunningNode
 from sterna.app.trainer import WorkerTrainer
 from sterna.errors import ConfigError
 from sterna.net import NetConfig, open_net
 from sterna.store import Membership, Store, WaitingActs
 from sterna.swarm.driver import Activity, Driver
 from sterna.swarm.gate import DEFAULT_TOLERANCE, Gate
+from sterna.swarm.light import genesis_digest
 from sterna.train.tokens import check_data
 from sterna.train.worker import WorkerConfig, open_worker
 from sterna_protocol.merge.adapter import encode_adapter, genesis_adapter
 from sterna_protocol.node import Node
+from sterna_protocol.round.chain import Chain
+from sterna_protocol.round.recovery import LOCK
 from sterna_protocol.swarm.charter import Charter, SignedCharter
 from sterna_protocol.swarm.invitation import Invitation, decode_invitation, standing_invitation
 from sterna_protocol.swarm.ticket import decode_ticket
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.limits import MAX_STALENESS
-from sterna_protocol.wire.messages import Certificate, Evidence, decode_frame
+from sterna_protocol.wire.messages import Certificate, Evidence, Kind, Signed, decode_frame
 from sterna_protocol.wire.signing import SigningKey
 
 T = TypeVar("T")
@@ -191,14 +194,54 @@ def _recall(store: Store, membership: Membership) -> _Memory:
     return _Memory(
         seed=store.key(),
         certificates=certificates,
-        own_frames=tuple(store.own_frames(membership.swarm, oldest, open_round)),
+        own_frames=_own_frames(store, membership.swarm, oldest, open_round),
         evidence=tuple(proof for proof in proofs if isinstance(proof, Evidence)),
         addresses=tuple(dict.fromkeys((*membership.addresses, *met))),
         rounds=tuple(json.loads(entry) for _, entry in store.round_log(membership.swarm)),
     )
 
 
+def _own_frames(store: Store, swarm: bytes, oldest: int, newest: int) -> tuple[bytes, ...]:
+    """What this node signed in these rounds under the key that it has now."""
+    me = SigningKey.from_seed(store.key()).peer
+    kept: list[bytes] = []
+    for round_ in range(oldest, newest + 1):
+        frames = [frame for frame in store.own_frames(swarm, round_) if frame[:1] != bytes((Kind.REFORM,))]
+        signed = [decode_frame(frame) for frame in frames if frame[:1] != bytes((LOCK,))]
+        # A key is rotated between two rounds: all messages of one round are of one key.
+        if any(isinstance(message, Signed) and message.author == me for message in signed):
+            kept += frames
+    return tuple(kept)
+
+
 async def _run(
+    store: Store,
+    thread: Executor,
+    membership: Membership,
+    base: FoundBase,
+    options: NodeOptions,
+    display: Display,
+) -> None:
+    """Run until cancelled; under the next key from the round that certifies it."""
+    while True:
+        await _in(thread, _go_over_to_next_key, store, membership)
+        try:
+            await _run_under_one_key(store, thread, membership, base, options, display)
+        except KeyRotated:
+            display.event("key.rotated")
+
+
+def _go_over_to_next_key(store: Store, membership: Membership) -> None:
+    """Take the new key if the certified rounds say that this node's key was rotated."""
+    charter = SignedCharter.decode(membership.signed_charter).charter
+    frames = [decode_frame(frame) for frame in store.certificates(membership.swarm)]
+    certificates = [frame for frame in frames if isinstance(frame, Certificate)]
+    roll = Chain(charter, genesis_digest(charter), certificates).roll
+    if SigningKey.from_seed(store.key()).peer in roll.renamed:
+        store.adopt_next_key()
+
+
+async def _run_under_one_key(
     store: Store,
     thread: Executor,
     membership: Membership,
@@ -211,7 +254,6 @@ async def _run(
     memory: _Memory = await _in(thread, _recall, store, membership)
     key = SigningKey.from_seed(memory.seed)
     acts = WaitingActs(store.home, charter.swarm_id)
-    standing = standing_invitation(key, charter)
     journal = SwarmJournal(store, charter.swarm_id, thread)
     genesis = encode_adapter(charter, genesis_adapter(charter))
     await journal.put_blob(genesis)
@@ -269,6 +311,7 @@ async def _run(
             until_round=options.until_round,
             gate=gate,
         )
+        standing = standing_invitation(key, charter) if key.peer in node.roll.founders else None
         running = RunningNode(
             home=store.home,
             signed=signed,

@@ -48,6 +48,10 @@ class Display(Protocol):
     def event(self, name: str, **fields: Any) -> None: ...
 
 
+class KeyRotated(Exception):
+    """A certified round gave this node's place to its next key; it goes on under that one."""
+
+
 class RunningNode:
     """Plugs one driver and one network together."""
 
@@ -141,8 +145,14 @@ class RunningNode:
                 logger.info("peers.unwritten", extra={"why": str(failed)})
 
     async def _bring_acts(self) -> None:
-        """Bring what waits in the home before the committee, and forget what was carried out."""
+        """Bring what waits in the home before the committee, and forget what was carried out.
+
+        Raises:
+            KeyRotated: what was carried out is a new key of this node.
+        """
         while True:
+            if self._net.peer in self._driver.node.roll.renamed:
+                raise KeyRotated
             try:
                 for act in self._acts.all():
                     if self._driver.node.roll.has_done(act):

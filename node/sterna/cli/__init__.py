@@ -46,6 +46,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("init")(identity.init)
+app.add_typer(identity.app, name="id")
 app.add_typer(swarm.app, name="swarm")
 app.command("join")(join.join)
 app.command("resume")(join.resume)

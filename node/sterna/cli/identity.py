@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import typer
+
+from sterna.app import membership
 from sterna.app.homes import open_home
 from sterna.cli.output import HomeOption, JsonFlag, console, emit
 from sterna_protocol.wire.ids import peer_name
@@ -22,3 +25,28 @@ def init(home: HomeOption = None, as_json: JsonFlag = False) -> None:
             return
         console.print(f"peer  {peer}\nhome  {store.home}")
         console.print("next  sterna swarm create --base nano --data FILE, or sterna join TICKET --data FILE")
+
+
+app = typer.Typer(no_args_is_help=True, help="This node's key.", rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """This node's key."""
+
+
+@app.command("rotate")
+def rotate(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Give this node a new key in its swarms, signed by the old and the new one.
+
+    The node goes over to it by itself in the round that certifies it; from then on everybody refuses the old
+    one. Keep a copy of the new key file. Addresses in old tickets name the old key: hand out new ones.
+
+    Example: sterna id rotate
+    """
+    done = membership.rotate(home)
+    if as_json:
+        emit(done)
+        return
+    console.print(f"old  {done['old']}\nnew  {done['new']}")
+    console.print("in force from the next round that is certified; let the node run (sterna resume)")

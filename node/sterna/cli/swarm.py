@@ -9,6 +9,7 @@ import typer
 
 from sterna.app.founding import AdmissionMode, FoundingChoices, Quorum, Rule
 from sterna.app.node import NodeOptions, create_swarm
+from sterna.app.reform import reform as reform_swarm
 from sterna.cli.join import (
     DataOption,
     ListenOption,
@@ -18,7 +19,7 @@ from sterna.cli.join import (
     UntilOption,
     run_with_display,
 )
-from sterna.cli.output import HomeOption, JsonFlag
+from sterna.cli.output import HomeOption, JsonFlag, console, emit
 from sterna.swarm.gate import DEFAULT_TOLERANCE
 
 app = typer.Typer(no_args_is_help=True, help="Found a swarm.", rich_markup_mode=None)
@@ -81,3 +82,34 @@ def create(
         tolerance=tolerance,
     )
     run_with_display(lambda display: create_swarm(base, choices, options, display), as_json)
+
+
+@app.command("reform")
+def reform(
+    text: Annotated[
+        str | None, typer.Argument(help="The reform of another founder; none: propose one.")
+    ] = None,
+    committee: Annotated[
+        list[str] | None,
+        typer.Option("--committee", help="Peer of the new committee, repeatable. [default: the founders]"),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Name a new committee by hand, when no quorum of the old one can be reached.
+
+    For founders, while their nodes are stopped. The first proposes and sends what this prints to the others,
+    who each give it to this command, until a quorum of founders has signed. Then resume.
+
+    Example: sterna swarm reform --committee 12D3KooW... --committee 12D3KooX...
+    """
+    done = reform_swarm(home, text, tuple(committee or ()))
+    if as_json:
+        emit(done)
+        return
+    console.print(f"round {done['round']} ends without a merge; then decide: {', '.join(done['committee'])}")
+    if done["done"]:
+        console.print("enough founders signed: sterna resume; others take it from you, or with:\n")
+    else:
+        console.print(f"{done['missing']} more founders must sign, each with:\n")
+    console.print(f"  sterna swarm reform {done['reform']}\n", soft_wrap=True)

@@ -3,9 +3,12 @@
 from sterna.store.acts import WaitingActs
 from sterna.store.blobs import Blobs
 from sterna.store.disk import Disk
-from sterna.store.store import Membership, PendingDelta, SeenPeer, Store, Verdict, open_store
+from sterna.store.failures import reported
+from sterna.store.keys import next_seed
+from sterna.store.store import NEXT_KEY, Membership, PendingDelta, SeenPeer, Store, Verdict, open_store
 
 __all__ = [
+    "NEXT_KEY",
     "Blobs",
     "Disk",
     "Membership",
@@ -14,5 +17,7 @@ __all__ = [
     "Store",
     "Verdict",
     "WaitingActs",
+    "next_seed",
     "open_store",
+    "reported",
 ]

@@ -47,6 +47,17 @@ def read_seed(path: Path) -> bytes | None:
     return seed
 
 
+def next_seed(path: Path, disk: Disk) -> bytes:
+    """The seed in ``path``, made if there is none: the same at every call until it is taken away.
+
+    Raises:
+        ConfigError: as ``read_seed``.
+        OSError: the disk refused.
+    """
+    seed = read_seed(path)
+    return create_seed(path, disk) if seed is None else seed
+
+
 def create_seed(path: Path, disk: Disk, fresh: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
     """A new seed, on the disk in ``path`` (mode 0600) when this returns. The caller holds the home's lock.
 

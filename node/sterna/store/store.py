@@ -33,6 +33,10 @@ MAX_ADDRESSES = 8
 """Addresses kept of one peer: a machine has a few; a list of a thousand is somebody's attack."""
 
 _IDENTITY = "identity"
+_NEXT_IDENTITY = "next_identity"
+
+NEXT_KEY = "key.next"
+"""The key that takes the place of ``key`` in the round that certifies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +175,39 @@ class Store:
         peer = SigningKey.from_seed(seed).peer.hex()
         if known is None and self._lock is not None:
             self.put_setting(_IDENTITY, peer)
+        elif known is not None and known != peer and self.setting(_NEXT_IDENTITY) == peer:
+            # The process ended between the two last steps of ``adopt_next_key``.
+            if self._lock is not None:
+                self.put_setting(_IDENTITY, peer)
         elif known is not None and known != peer:
             raise ConfigError(
                 f"the key {path} is another node's: {self.home} belongs to {known[:8]}, the key to "
                 f"{peer[:8]}; put the right key back"
             )
+        return seed
+
+    def adopt_next_key(self) -> bytes:
+        """Go over to the key that `sterna id rotate` made, for good; returns its seed.
+
+        A delta that waits is forgotten: it names the old key as its author. A crash at any moment leaves the
+        old key or the new one, and the same call finishes what is left.
+
+        Raises:
+            ConfigError: there is no such key.
+        """
+        path = self.home / NEXT_KEY
+        with reported("the next key cannot be read", path):
+            seed = read_seed(path)
+        if seed is None:
+            raise ConfigError(f"{path} is gone, and the swarm knows this node by it: put it back")
+        peer = SigningKey.from_seed(seed).peer.hex()
+        with self._journal.write("the old key's delta was not forgotten") as db:
+            db.execute("DELETE FROM pending_delta")
+        self.put_setting(_NEXT_IDENTITY, peer)
+        with reported("the key was not replaced", path):
+            self._disk.rename(path, self.home / "key")
+            self._disk.sync_folder(self.home)
+        self.put_setting(_IDENTITY, peer)
         return seed
 
     # Swarms

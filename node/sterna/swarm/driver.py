@@ -259,6 +259,11 @@ class Driver:
             f"round {ours.round_} has two valid certificates, ours {short(ours.id)} and {short(theirs.id)}: "
             "more members lie than the quorum allows; do not trust this swarm any longer"
         )
+        if theirs.decision.is_reform:
+            trouble = (
+                f"the founders reformed round {ours.round_}, which this node had closed otherwise before: it "
+                "stays with its own chain, which is longer; ask them which one goes on"
+            )
         logger.error("chain.forked", extra={"round": ours.round_})
         self.activity.fork = trouble
 

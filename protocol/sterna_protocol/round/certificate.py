@@ -54,6 +54,9 @@ def check_decision(
         raise MalformedMessage(
             f"decision on top of {decision.previous.hex()[:8]}, expected {previous.hex()[:8]}"
         )
+    # [REJECT] A reform is the founders' alone
+    if decision.is_reform:
+        raise MalformedMessage("a decision of the committee that names a committee")
     # [REJECT] The slate is void or has as many deltas as the charter allows
     low, high = charter.limits.min_deltas, charter.limits.max_deltas
     if decision.entries and not low <= len(decision.entries) <= high:
@@ -94,6 +97,37 @@ def check_decision(
         raise MalformedMessage("a void decision changes the adapter")
 
 
+def check_reform(
+    decision: Decision,
+    *,
+    round_: int,
+    previous: bytes,
+    previous_adapter: bytes | None,
+    previous_excluded: tuple[bytes, ...],
+    roll: Roll,
+) -> None:
+    """Return if ``decision`` is a well-formed reform for this place in the chain (docs/spec/round.md).
+
+    Raises:
+        MalformedMessage: it is not.
+    """
+    # [REJECT] The reform is for this round of this chain
+    if (decision.round_, decision.previous) != (round_, previous):
+        raise MalformedMessage(
+            f"reform of round {decision.round_} on top of {decision.previous.hex()[:8]}, "
+            f"expected round {round_} on top of {previous.hex()[:8]}"
+        )
+    # [REJECT] It names a committee and changes nothing else
+    if decision.entries or decision.attesters or decision.changes or decision.excluded != previous_excluded:
+        raise MalformedMessage("a reform that does more than name a committee")
+    if previous_adapter is not None and decision.adapter != previous_adapter:
+        raise MalformedMessage("a reform changes the adapter")
+    # [REJECT] Whom it names may sit
+    for member in decision.committee:
+        if member not in roll.listed or not roll.is_full(member) or member in decision.excluded:
+            raise MalformedMessage(f"a reform names {member.hex()[:8]}, who may not sit in the committee")
+
+
 def verify_certificate(
     charter: Charter,
     previous: Certificate | None,
@@ -112,6 +146,18 @@ def verify_certificate(
         MalformedMessage: it does not follow ``previous``, or its signers are no quorum of the committee.
         BadSignature: a signature does not verify.
     """
+    if certificate.decision.is_reform:
+        check_signers(charter, certificate, roll.founders)
+        check_reform(
+            certificate.decision,
+            round_=1 if previous is None else previous.round_ + 1,
+            previous=previous_id(charter, previous),
+            previous_adapter=genesis_adapter if previous is None else previous.decision.adapter,
+            previous_excluded=() if previous is None else previous.decision.excluded,
+            roll=roll,
+        )
+        verify_signatures(certificate, verify)
+        return
     members = committee(charter, previous, roll)
     check_signers(charter, certificate, members)
     check_decision(
@@ -148,13 +194,17 @@ def check_signers(charter: Charter, certificate: Certificate, members: tuple[byt
 def verify_signatures(certificate: Certificate, verify: Verify = signing.verify) -> None:
     """Return if each of its signers signed the decision of ``certificate``; raises BadSignature."""
     # [REJECT] Every signature is that member's precommit for the decision in this attempt
+    # [REJECT] Founders sign a reform in no attempt, so that it contradicts none of their votes
+    kind = Kind.REFORM if certificate.decision.is_reform else Kind.PRECOMMIT
+    if kind is Kind.REFORM and certificate.attempt != 0:
+        raise MalformedMessage(f"a reform in attempt {certificate.attempt}, expected 0")
     body = Precommit(choice=certificate.id).encode()
     for entry in certificate.signatures:
         signed = signing.preimage(
             swarm=certificate.swarm,
             round_=certificate.round_,
             attempt=certificate.attempt,
-            kind=Kind.PRECOMMIT,
+            kind=kind,
             author=entry.member,
             body=body,
         )

@@ -116,7 +116,10 @@ class Chain:
             return None
         if certificate.id in self._reported or len(self._reported) >= MAX_REPORTED_FORKS:
             return None
-        check_signers(self._charter, certificate, self._committees[index])
+        is_reform = certificate.decision.is_reform
+        check_signers(
+            self._charter, certificate, self.roll.founders if is_reform else self._committees[index]
+        )
         verify_signatures(certificate, self._verify)
         self._reported.add(certificate.id)
         return self.at(certificate.round_)

@@ -25,11 +25,14 @@ def committee(charter: Charter, certificate: Certificate | None, roll: Roll) -> 
     They are the authors and attesters of its slate, under the keys they have now, without strangers that have
     not aged; plus the founders while there are fewer than four. Those it excludes are left out, unless nobody
     would remain. In the order of the hashes of (certificate, member), each takes a seat: 32 in all, and no
-    more of one branch than leave a quorum of the others, while there are four branches.
+    more of one branch than leave a quorum of the others, while there are four branches. After a reform they
+    are whom it names.
     """
     if certificate is None:
         return charter.founders
     decision = certificate.decision
+    if decision.is_reform:
+        return decision.committee
     excluded = set(decision.excluded)
     took_part = {entry.author for entry in decision.entries} | set(decision.attesters)
     members = {roll.current(member) for member in took_part} - excluded

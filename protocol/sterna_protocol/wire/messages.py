@@ -46,6 +46,7 @@ class Kind(IntEnum):
     CERTIFICATE = 6
     EVIDENCE = 7
     COMMITMENT = 8
+    REFORM = 9
 
 
 class Figures(Record):
@@ -101,6 +102,8 @@ class Decision(Record):
     An empty slate is a void round: the adapter stays what it was. ``excluded`` are the peers that were proven
     two-faced in this round or before: they take no part any more. ``changes`` are the acts that it carries
     out, one after the other: who comes, goes, is cut off, has a new key; they hold for its own entries too.
+    ``committee`` is empty, but in a reform: a void decision by which the founders name who decides the next
+    round, when no quorum can be reached.
     """
 
     round_: Round
@@ -110,17 +113,23 @@ class Decision(Record):
     adapter: Digest
     excluded: Annotated[tuple[PeerKey, ...], Field(max_length=MAX_EXCLUDED)] = ()
     changes: Annotated[tuple[Act, ...], Field(max_length=MAX_CHANGES)] = ()
+    committee: Annotated[tuple[PeerKey, ...], Field(max_length=MAX_COMMITTEE)] = ()
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         _require_ascending(self, tuple(entry.author for entry in self.entries))
         _require_ascending(self, self.excluded)
+        _require_ascending(self, self.committee)
         return _require_ascending(self, self.attesters)
 
     @cached_property
     def id(self) -> bytes:
         """The digest that votes name and the next round's ``previous`` repeats."""
         return sha256(b"sterna/decision/1", self.encode())
+
+    @property
+    def is_reform(self) -> bool:
+        return bool(self.committee)
 
     @property
     def is_void(self) -> bool:

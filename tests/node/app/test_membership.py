@@ -82,3 +82,44 @@ async def test_a_friend_of_a_friend_joins_and_goes_with_the_friend(tmp_path: Pat
         await wait(founder, lambda status: status["round"] >= alone["round"] + 2)
     finally:
         await asyncio.gather(*(peer.stop() for peer in peers))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.asyncio
+async def test_a_founder_takes_a_new_key_and_goes_on_without_a_peer_that_never_returns(
+    tmp_path: Path,
+) -> None:
+    texts = sample_texts()
+    founder, friend = peers = [
+        DemoPeer(index, tmp_path / f"peer-{index}", text) for index, text in enumerate(texts[:2])
+    ]
+    common = ("--listen", LOOPBACK, "--seed", "0")
+    try:
+        await founder.start(
+            *("swarm", "create", "--data", str(founder.data), "--steps", "1", "--min-deltas", "1"),
+            *("--train-seconds", "5", *common),
+        )
+        status = await wait(founder, lambda status: bool(status.get("ticket")))
+        old = status["peer"]
+        await friend.start("join", status["ticket"], "--data", str(friend.data), *common)
+        await wait(friend, lambda status: status["class"] == "invited")
+
+        turned = await command(founder, "id", "rotate")
+        after = await wait(founder, lambda status: status["peer"] == turned["new"])
+        assert after["class"] == "founder"
+        assert old not in classes(after)
+        await wait(friend, lambda status: turned["new"] in status["committee"])
+
+        # Both sit in the committee: without the friend there is no quorum.
+        await wait(founder, lambda status: len(status["committee"]) == 2)
+        await friend.kill()
+        await founder.stop()
+        done = await command(founder, "swarm", "reform")
+        assert done["done"]
+        assert done["committee"] == [turned["new"]]
+        await founder.start("resume", *common)
+        await wait(founder, lambda status: status["round"] >= done["round"] + 2)
+    finally:
+        await asyncio.gather(*(peer.stop() for peer in peers))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sterna.errors import ConfigError
 from sterna.home import home_folder, prepare_home
-from sterna.store import Disk, open_store
+from sterna.store import NEXT_KEY, Disk, next_seed, open_store
 from sterna.store.keys import create_seed, read_seed
 
 
@@ -103,3 +104,55 @@ def test_a_folder_with_other_things_is_not_made_a_home(tmp_path: Path) -> None:
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     with pytest.raises(ConfigError, match="is a file"):
         prepare_home(tmp_path / "thesis.tex")
+
+
+class PowerCut(Exception):
+    pass
+
+
+class Cutting:
+    """Refuses the change number ``step`` that is made while ``is_armed``, and every later one."""
+
+    def __init__(self, step: int) -> None:
+        self.is_armed = False
+        self._left = step
+
+    def __call__(self, _name: str) -> None:
+        if self.is_armed:
+            if self._left == 0:
+                raise PowerCut
+            self._left -= 1
+
+
+def test_the_next_key_is_the_same_until_it_is_in_force(tmp_path: Path) -> None:
+    assert next_seed(tmp_path / NEXT_KEY, Disk()) == next_seed(tmp_path / NEXT_KEY, Disk())
+
+
+@pytest.mark.parametrize("step", range(10))
+def test_a_crash_while_the_key_changes_leaves_the_old_one_or_the_new_one(tmp_path: Path, step: int) -> None:
+    home = tmp_path / "home"
+    with open_store(home) as store:
+        old = store.key()
+    new = next_seed(home / NEXT_KEY, Disk())
+    cut = Cutting(step)
+    with open_store(home, disk=Disk(cut)) as store:
+        cut.is_armed = True
+        with suppress(PowerCut):
+            store.adopt_next_key()
+        cut.is_armed = False
+    with open_store(home) as store:
+        found = store.key()
+        assert found in (old, new)
+        if found == old:
+            assert store.adopt_next_key() == new
+    with open_store(home) as store:
+        assert store.key() == new
+    assert not (home / NEXT_KEY).exists()
+
+
+def test_a_next_key_that_is_gone_is_missed(tmp_path: Path) -> None:
+    with open_store(tmp_path / "home") as store:
+        old = store.key()
+        with pytest.raises(ConfigError, match="put it back"):
+            store.adopt_next_key()
+        assert store.key() == old

@@ -65,6 +65,5 @@ def test_a_founders_own_invitation_is_always_the_same() -> None:
     assert made.seed != getattr(standing_invitation(key(1), small_charter(name="another")), "seed", None)
 
 
-def test_who_founded_nothing_has_none() -> None:
-    assert standing_invitation(key(2), CHARTER) is None
+def test_where_nobody_invites_there_is_none() -> None:
     assert standing_invitation(key(1), small_charter(invite_quota=0)) is None
