@@ -86,7 +86,7 @@ def export(run: Path, out: Path) -> None:
         vectors=vectors,
         embedding=(codes.to(torch.int8).numpy(), scales.numpy()),
         tokenizer_json=json.dumps(json.loads((run / "tokenizer.json").read_text())).encode(),
-        name="sterna-nano",
+        name=f"sterna-{out.stem}",
         provenance=PROVENANCE,
     )
     size = out.stat().st_size

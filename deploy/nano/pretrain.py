@@ -16,12 +16,12 @@ import argparse
 import csv
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from model import Decoder, Shape
+from model import SHAPES, Decoder
 from optimiser import Muon
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -29,7 +29,6 @@ from texts import ASSISTANT, BOS, DOMAINS, EOT, USER
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SPECIAL_TOKENS = ("<|pad|>", BOS, EOT, USER, ASSISTANT)
-VOCAB_SIZE = 4096
 # Literature is four megabytes, so a third of all batches would read it more often than it bears.
 MIX = {"dialogue": 0.36, "definitions": 0.32, "literature": 0.32}
 WARM_UP = 0.02
@@ -50,8 +49,9 @@ def main() -> None:
     parser.add_argument(
         "--wall-minutes", type=float, default=1e9, help="elapsed time, if that runs out first"
     )
-    parser.add_argument("--layers", type=int, default=Shape().layers)
-    parser.add_argument("--ffn-size", type=int, default=Shape().ffn_size)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="nano")
+    parser.add_argument("--layers", type=int, help="instead of the shape's")
+    parser.add_argument("--ffn-size", type=int, help="instead of the shape's")
     parser.add_argument("--batch", type=int, default=8, help="sequences a step")
     parser.add_argument("--muon-rate", type=float, default=MUON_RATE)
     parser.add_argument("--adam-rate", type=float, default=ADAM_RATE)
@@ -61,7 +61,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     texts = {d: json.loads((options.texts / f"{d}.json").read_text()) for d in DOMAINS}
-    tokenizer = trained_tokenizer(texts, options.out / "tokenizer.json")
+    tokenizer = trained_tokenizer(
+        texts, options.out / "tokenizer.json", vocab_size=SHAPES[options.shape].vocab_size
+    )
     streams = {d: encoded(tokenizer, texts[d]["train"], options.out / f"{d}.train.npy") for d in DOMAINS}
     held_out = {
         d: encoded(tokenizer, texts[d]["held_out"], options.out / f"{d}.held_out.npy") for d in DOMAINS
@@ -71,7 +73,7 @@ def main() -> None:
     train(options, streams, held_out)
 
 
-def trained_tokenizer(texts: dict[str, dict[str, list[str]]], path: Path) -> Tokenizer:
+def trained_tokenizer(texts: dict[str, dict[str, list[str]]], path: Path, *, vocab_size: int) -> Tokenizer:
     """A byte-level BPE of the training documents; kept in ``path``."""
     if path.exists():
         return Tokenizer.from_file(str(path))
@@ -79,7 +81,7 @@ def trained_tokenizer(texts: dict[str, dict[str, list[str]]], path: Path) -> Tok
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -158,7 +160,10 @@ def rate_factor(progress: float) -> float:
 def train(
     options: argparse.Namespace, streams: dict[str, np.ndarray], held_out: dict[str, np.ndarray]
 ) -> None:
-    shape = Shape(layers=options.layers, ffn_size=options.ffn_size)
+    changes = {"layers": options.layers, "ffn_size": options.ffn_size}
+    shape = replace(
+        SHAPES[options.shape], **{name: size for name, size in changes.items() if size is not None}
+    )
     model = Decoder(shape)
     compiled = torch.compile(model)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name != "embedding"]

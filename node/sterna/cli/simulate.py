@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
+from sterna.app.simulation import run_simulation
 from sterna.cli.grid import EXIT_BROKEN, simulate_grid
 from sterna.cli.output import JsonFlag, console, emit, notices
 from sterna.errors import ConfigError
@@ -17,7 +18,7 @@ from sterna.simulate.engines import engine_of
 from sterna.simulate.faults import Faults
 from sterna.simulate.plot import write_plot
 from sterna.simulate.report import Report
-from sterna.simulate.trial import Trial, run_trial
+from sterna.simulate.trial import TRIM_PERCENT, Trial
 
 MAX_SEEDS = 1_000_000
 
@@ -37,6 +38,17 @@ def simulate(
     byzantine: Annotated[float, typer.Option(help="Share of the nodes that attack.")] = 0.0,
     attack: Annotated[str, typer.Option(help="What they do, or mixed: each something else.")] = MIXED,
     rule: Annotated[str, typer.Option(help="Merge rule of the charter.")] = "mean",
+    trim: Annotated[
+        int, typer.Option(help="Per cent of a slate that the rule takes for liars.")
+    ] = TRIM_PERCENT,
+    learning: Annotated[
+        Literal["on", "off"], typer.Option(help="Whether peers really train, on the shipped texts.")
+    ] = "off",
+    base: Annotated[str, typer.Option(help="What they train over.")] = "tiny",
+    sharing: Annotated[
+        Literal["dirichlet", "source"],
+        typer.Option(help="How they share the texts: unevenly, or each from one text."),
+    ] = "dirichlet",
     grid: Annotated[
         Path | None,
         typer.Option(help="Run the trials of this TOML file instead; see docs/howto/simulate.md."),
@@ -53,10 +65,14 @@ def simulate(
     """Run swarms of the real protocol code in virtual time, over a network that fails.
 
     Every event is checked: one decision a round, closed rounds that never change, no node that says two
-    things, no honest node accused. Deltas are synthetic. Exits with 1 if anything is broken, and prints the
-    command that runs it again. Faults end two rounds before the end, so that all can agree.
+    things, no honest node accused. Exits with 1 if anything is broken, and prints the command that runs it
+    again. Faults end two rounds before the end, so that all can agree.
+
+    Deltas are synthetic unless --learning is on: peers then train a small model, and attackers may poison it.
 
     Example: sterna simulate --peers 30 --rounds 10 --seed 1 --loss 0.2 --partition 0.5 --byzantine 0.2
+
+    Example: sterna simulate --peers 20 --learning on --byzantine 0.2 --attack alie --rule clip+filter
     """
     if grid is not None:
         simulate_grid(
@@ -81,9 +97,12 @@ def simulate(
             byzantine=byzantine,
             attack=attack,
             rule=rule,
+            trim=trim,
+            base=base if learning == "on" else None,
+            sharing=sharing,
             faults=faults,
         )
-        report = run_trial(trial)
+        report = run_simulation(trial, every_round=plot is not None)
         if seeds > 1 and not as_json:
             mark = "holds" if report.is_good else "BROKEN"
             notices.print(f"seed {number}: {mark}, {report.events} events, {report.seconds:.1f} s")
@@ -135,6 +154,10 @@ def _show(reports: list[Report]) -> None:
         table.add_row("Byzantine nodes", f"{liars} of {reports[0].peers}")
         beyond = sum(report.beyond_tolerance is not None for report in reports)
         table.add_row("too many of them in a committee", f"{beyond} of {len(reports)} runs")
+    if all(report.learned for report in reports):
+        for name in ("loss_before", "loss_clean", "loss_final"):
+            losses = [getattr(report.learned, name) for report in reports]
+            table.add_row(_LOSSES[name], f"{_mean(losses):.3f}")
     table.add_row("virtual time", f"{_mean([report.virtual_seconds for report in reports]):.0f} s")
     table.add_row("events", f"{sum(report.events for report in reports):,}")
     messages = _mean([report.messages_per_node for report in reports]) / rounds
@@ -150,6 +173,13 @@ def _show(reports: list[Report]) -> None:
             console.print(f"seed {report.seed}: {violation}", soft_wrap=True)
         if not report.is_good:
             console.print(f"again: {report.command}", soft_wrap=True)
+
+
+_LOSSES = {
+    "loss_before": "loss of the base",
+    "loss_clean": "loss where nobody attacks",
+    "loss_final": "loss",
+}
 
 
 def _mean(values: list[float]) -> float:

@@ -1,11 +1,12 @@
-"""A picture of one run: how much each peer sent, and when the rounds closed."""
+"""A picture of one run: how much each peer sent, when the rounds closed, and what was learned in them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sterna.errors import ConfigError
-from sterna.simulate.report import Report
+from sterna.simulate.report import Learned, Report
 
 
 def write_plot(report: Report, path: Path) -> None:
@@ -18,8 +19,9 @@ def write_plot(report: Report, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("--plot needs matplotlib: pip install 'sterna[dev]'") from error
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    load, pace = figure.subplots(1, 2)
+    panels = 2 if report.learned is None else 3
+    figure = Figure(figsize=(4.5 * panels, 3.6), layout="constrained")
+    load, pace, *rest = figure.subplots(1, panels)
     rounds = max(1, report.certified_rounds)
     numbers = range(len(report.messages_by_node))
     load.bar(numbers, [count / rounds for count in report.messages_by_node], color="#4878a8", width=1.0)
@@ -29,7 +31,20 @@ def write_plot(report: Report, path: Path) -> None:
         pace.axvline(report.healed_at, color="#b04040", linestyle=":", label="faults end")
         pace.legend()
     pace.set(xlabel="virtual seconds", ylabel="rounds closed", title=f"seed {report.seed}")
+    if report.learned is not None:
+        _draw_losses(rest[0], report.learned)
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--plot {path} cannot be written: {error}") from error
+
+
+def _draw_losses(axes: Any, learned: Learned) -> None:
+    rounds = range(len(learned.losses) + 1)
+    axes.plot(rounds, [learned.loss_before, *learned.losses], color="#4878a8", marker=".")
+    axes.axhline(
+        learned.loss_clean, color="#48a868", linestyle=":", label="nobody attacks, after the last round"
+    )
+    what = learned.rule if learned.attack is None else f"{learned.attack} against {learned.rule}"
+    axes.set(xlabel="round", ylabel="held-out loss, nats per token", title=what)
+    axes.legend()

@@ -12,6 +12,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What a swarm learned, in nats per token on text that nobody trained on.
+
+    ``loss_before``: of the base alone; ``loss_clean``: where nobody attacks and the mean is taken;
+    ``losses``: after each round, or the last alone; ``attack``: None where there is none.
+    """
+
+    rule: str
+    attack: str | None
+    loss_before: float
+    loss_clean: float
+    losses: tuple[float, ...]
+
+    @property
+    def loss_final(self) -> float:
+        return self.losses[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What became of a swarm.
 
@@ -19,6 +38,7 @@ class Report:
     virtual time at which the first honest peer closed each; ``healed_at``: at which the faults ended.
     ``messages_per_node`` and ``bytes_per_node``: sent in the whole run on average, gossip and sync, without
     blobs. ``seconds``: CPU time of the run.
+    ``learned``: None where deltas are synthetic.
     ``beyond_tolerance``: the first round whose committee had too many Byzantine members for the protocol to
     promise anything, None if there is none. ``proven``: peers that evidence names. ``command`` runs it again.
     """
@@ -42,10 +62,19 @@ class Report:
     messages_by_node: tuple[int, ...]
     bytes_by_node: tuple[int, ...]
     closed_at: tuple[float, ...]
+    learned: Learned | None
     command: str
 
     @classmethod
-    def of(cls, trial: Trial, world: World, *, healed_at: float | None, seconds: float) -> Self:
+    def of(
+        cls,
+        trial: Trial,
+        world: World,
+        *,
+        healed_at: float | None,
+        learned: Learned | None,
+        seconds: float,
+    ) -> Self:
         certified = world.closed_by_all()
         messages = tuple(peer.messages for peer in world.peers)
         sizes = tuple(peer.bytes for peer in world.peers)
@@ -74,6 +103,7 @@ class Report:
             messages_by_node=messages,
             bytes_by_node=sizes,
             closed_at=tuple(closed),
+            learned=learned,
             command=trial.command(),
         )
 
@@ -82,8 +112,11 @@ class Report:
         return not self.violations
 
     def as_json(self) -> dict[str, Any]:
-        """All fields; the lists by node only where there are few nodes."""
+        """All fields; the lists by node only where there are few nodes, losses only where peers learned."""
         fields = asdict(self)
+        del fields["learned"]
+        if self.learned is not None:
+            fields |= asdict(self.learned) | {"loss_final": self.learned.loss_final}
         rounds = max(1, self.certified_rounds)
         fields["messages_per_node_and_round"] = self.messages_per_node / rounds
         fields["bytes_per_node_and_round"] = self.bytes_per_node / rounds

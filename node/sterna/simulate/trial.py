@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, field
-from typing import get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from sterna.errors import ConfigError
-from sterna.simulate.attacks import ATTACKS, MIXED
+from sterna.simulate.attacks import ATTACKS, MIXED, Attack
+from sterna.simulate.classroom import Classroom, Trainer, taught_in_one_room
 from sterna.simulate.dice import Dice
 from sterna.simulate.faults import Faults
-from sterna.simulate.learning import Synthetic
+from sterna.simulate.learning import GENESIS_ADAPTER, Synthetic
 from sterna.simulate.peer import key_of
-from sterna.simulate.report import Report
+from sterna.simulate.poison import POISONS
+from sterna.simulate.report import Learned, Report
 from sterna.simulate.world import Casting, World
-from sterna_protocol.swarm.charter import MAX_FOUNDERS, Charter, MergeRule
+from sterna_protocol.swarm.charter import MAX_FOUNDERS, Charter, MergeRule, Recipe
 from sterna_protocol.swarm.defaults import default_charter
 
 MIN_PEERS = 4
@@ -38,7 +40,19 @@ VOTE_MILLISECONDS = 1_000
 SICK_SECONDS_PER_ROUND = 60.0
 """How long faults go on at most; with the network cut half of the time a round takes about 40 s."""
 
+TRIM_PERCENT = 20
+MAX_TRIM_PERCENT = 45
+
+RECIPE = Recipe(
+    steps=6, sequences_per_step=2, tokens_per_sequence=32, learning_rate_micros=32_000, warmup_steps=1
+)
+"""A round of a peer that learns: 384 tokens, so that a swarm of twenty takes seconds."""
+
 RULES: tuple[str, ...] = get_args(MergeRule.model_fields["rule"].annotation)
+
+
+Sharing = Literal["dirichlet", "source"]
+"""How peers share the texts: in uneven proportions, or each from one text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +62,10 @@ class Trial:
     Args:
         trainers: peers that train and may come into the committee; None: all, 40 at most.
         byzantine: share of the peers that attack, drawn among those who train and those who do not alike.
-        attack: one of ``ATTACKS``, or ``mixed``.
+        attack: one of ``ATTACKS``, ``mixed``, or where peers learn, one of ``POISONS``.
+        trim: what the rules that trim cut at each end, per cent of the slate.
+        base: what peers train over; None: they do not learn, and deltas are synthetic.
+        sharing: how they share the texts.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -61,6 +78,9 @@ class Trial:
     byzantine: float = 0.0
     attack: str = MIXED
     rule: str = "mean"
+    trim: int = TRIM_PERCENT
+    base: str | None = None
+    sharing: Sharing = "dirichlet"
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
@@ -74,8 +94,15 @@ class Trial:
             raise ConfigError(f"--trainers {self.trainers} is out of range: give 2 to {self.peers}")
         if not 0.0 <= self.byzantine < 1.0:
             raise ConfigError(f"--byzantine {self.byzantine:g} is out of range: give 0 to below 1")
-        if self.attack not in (MIXED, *ATTACKS):
-            raise ConfigError(f"--attack {self.attack} is unknown: choose {MIXED}, {', '.join(ATTACKS)}")
+        if self.attack in POISONS and self.base is None:
+            raise ConfigError(f"--attack {self.attack} poisons what peers learn: give --learning on")
+        if self.attack not in (MIXED, *ATTACKS, *POISONS):
+            known = ", ".join((MIXED, *ATTACKS, *POISONS))
+            raise ConfigError(f"--attack {self.attack} is unknown: choose {known}")
+        if not 0 <= self.trim <= MAX_TRIM_PERCENT:
+            raise ConfigError(f"--trim {self.trim} is out of range: give 0 to {MAX_TRIM_PERCENT}")
+        if self.sharing not in get_args(Sharing):
+            raise ConfigError(f"--sharing {self.sharing} is unknown: choose {', '.join(get_args(Sharing))}")
         if self.rule not in RULES:
             raise ConfigError(f"--rule {self.rule} is unknown: choose {', '.join(RULES)}")
 
@@ -99,15 +126,34 @@ class Trial:
             words.append(f"--attack {self.attack}")
         if self.rule != "mean":
             words.append(f"--rule {self.rule}")
+        if self.trim != TRIM_PERCENT:
+            words.append(f"--trim {self.trim}")
+        if self.base is not None:
+            words.append(f"--learning on --base {self.base} --sharing {self.sharing}")
         return " ".join(words)
 
 
-def run_trial(trial: Trial) -> Report:
-    """What became of the swarm; the same for the same trial, but for ``seconds``."""
+def run_trial(
+    trial: Trial,
+    trainer: Trainer | None = None,
+    *,
+    loss_clean: float | None = None,
+    every_round: bool = False,
+) -> Report:
+    """What became of the swarm; the same for the same trial, but for ``seconds``.
+
+    Args:
+        trainer: trains the peers; None where ``trial`` has no base.
+        loss_clean: ``clean_loss`` of this trial, where it is known already.
+        every_round: report the loss after each round, not the last alone.
+    """
     started = time.process_time()
     casting = cast(trial)
-    charter = charter_of(trial)
-    world = World(trial.seed, casting, charter, trial.faults, Synthetic())
+    charter = charter_of(trial, trainer)
+    classroom = None
+    if trainer is not None:
+        classroom = Classroom(trainer, charter, peers=trial.trainer_count, poisons=casting.poisons)
+    world = World(trial.seed, casting, charter, trial.faults, classroom or Synthetic())
     invariants = world.invariants
     sick_rounds = trial.rounds - HEALED_ROUNDS
     sick_seconds = SICK_SECONDS_PER_ROUND * max(1, sick_rounds)
@@ -127,38 +173,74 @@ def run_trial(trial: Trial) -> Report:
             f"after the network healed, {goal} expected"
         )
     was_sick = trial.faults != Faults(latency=trial.faults.latency)
+    learned = None
+    if trainer is not None and classroom is not None:
+        adapters = [decision.adapter for decision in invariants.decided[: trial.rounds]]
+        losses = [classroom.loss(adapter) for adapter in (adapters if every_round else adapters[-1:])]
+        learned = Learned(
+            rule=trial.rule,
+            attack=trial.attack if trial.byzantine else None,
+            loss_before=classroom.loss(GENESIS_ADAPTER),
+            loss_clean=clean_loss(trial, trainer) if loss_clean is None else loss_clean,
+            losses=tuple(losses),
+        )
     return Report.of(
-        trial, world, healed_at=healed_at if was_sick else None, seconds=time.process_time() - started
+        trial,
+        world,
+        healed_at=healed_at if was_sick else None,
+        learned=learned,
+        seconds=time.process_time() - started,
     )
 
 
+def clean_loss(trial: Trial, trainer: Trainer) -> float:
+    """The loss where every peer is honest and reached by all, and the mean of all deltas is taken."""
+    charter = charter_of(replace(trial, rule="mean"), trainer)
+    classroom = Classroom(trainer, charter, peers=trial.trainer_count, poisons={})
+    return classroom.loss(taught_in_one_room(classroom, trial.trainer_count, trial.rounds)[-1])
+
+
 def cast(trial: Trial) -> Casting:
-    """Draw who attacks, and how: of those who train, and of the rest, the same share, rounded down."""
+    """Draw who attacks, and how: of those who train, and of the rest, the same share, rounded down.
+
+    Who poisons must train. Of the founders at most the same share does, so that the first committee holds.
+    """
     dice = Dice(trial.seed, "casting")
     trainers = trial.trainer_count
     founders = min(MAX_FOUNDERS, trainers)
-    attacks: dict[int, str] = {}
+    if trial.attack in POISONS:
+        of_founders = int(trial.byzantine * founders)
+        others = int(trial.byzantine * trainers) - of_founders
+        liars = dice.shuffled(range(founders))[:of_founders]
+        liars += dice.shuffled(range(founders, trainers))[:others]
+        harmless = dict.fromkeys(sorted(liars), Attack())
+        return Casting(trial.peers, trainers, harmless, dict.fromkeys(sorted(liars), trial.attack))
+    attacks: dict[int, Attack] = {}
     for group in (range(founders), range(founders, trainers), range(trainers, trial.peers)):
         liars = dice.shuffled(group)[: int(trial.byzantine * len(group))]
         for number in sorted(liars):
-            attacks[number] = dice.pick(list(ATTACKS)) if trial.attack == MIXED else trial.attack
+            name = dice.pick(list(ATTACKS)) if trial.attack == MIXED else trial.attack
+            attacks[number] = ATTACKS[name]
     return Casting(trial.peers, trainers, attacks)
 
 
-def charter_of(trial: Trial) -> Charter:
+def charter_of(trial: Trial, trainer: Trainer | None = None) -> Charter:
     """Short phases, and half of the trainers at least in a slate."""
+    if (trainer is None) != (trial.base is None):
+        raise ValueError("a trial with a base needs a trainer, and no other does")
     founders = min(MAX_FOUNDERS, trial.trainer_count)
-    return default_charter(
+    charter = default_charter(
         name="simulation",
         nonce=hashlib.sha256(b"%d" % trial.seed).digest()[:16],
         founders=tuple(sorted(key_of(number).peer for number in range(founders))),
-        base_name="none",
+        base_name=trial.base or "none",
         base=bytes(32),
         tokenizer=bytes(32),
-        layers=1,
-        linears=(("q", 64, 64),),
-        seed=bytes(32),
-        rule=MergeRule.model_validate({"rule": trial.rule, "trim_percent": 20}).rule,
+        layers=1 if trainer is None else trainer.layers,
+        linears=(("q", 64, 64),) if trainer is None else trainer.linears,
+        seed=bytes(32) if trainer is None else hashlib.sha256(b"adapter %d" % trial.seed).digest(),
+        rule=MergeRule.model_validate({"rule": trial.rule, "trim_percent": trial.trim}).rule,
+        trim_percent=trial.trim,
         train_milliseconds=TRAIN_MILLISECONDS,
         attest_milliseconds=ATTEST_MILLISECONDS,
         vote_milliseconds=VOTE_MILLISECONDS,
@@ -166,6 +248,7 @@ def charter_of(trial: Trial) -> Charter:
         admission="open",
         aged_rounds=0,
     )
+    return charter if trainer is None else charter.model_copy(update={"recipe": RECIPE})
 
 
 def patience(charter: Charter, world: World) -> float:

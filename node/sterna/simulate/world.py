@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sterna.simulate.attacks import ATTACKS, Gossip
+from sterna.simulate.attacks import Attack, Gossip
 from sterna.simulate.blobs import Blobs
 from sterna.simulate.dice import Dice
 from sterna.simulate.faults import Faults
@@ -76,11 +76,15 @@ class Signatures:
 
 @dataclass(frozen=True, slots=True)
 class Casting:
-    """Who is who: the first ``trainers`` peers train, ``attacks`` are the Byzantine ones by number."""
+    """Who is who: the first ``trainers`` peers train, ``attacks`` are the Byzantine ones by number.
+
+    Those in ``poisons`` are Byzantine in what they train alone, and keep the protocol.
+    """
 
     peers: int
     trainers: int
-    attacks: dict[int, str]
+    attacks: dict[int, Attack]
+    poisons: dict[int, str] = field(default_factory=dict)
 
 
 class World:
@@ -105,7 +109,7 @@ class World:
                 number=number,
                 key=key_of(number),
                 trains=number < casting.trainers,
-                attack=ATTACKS[casting.attacks[number]] if number in casting.attacks else None,
+                attack=casting.attacks.get(number),
                 rate=self.dice.between(1 - faults.skew, 1 + faults.skew),
                 offset=self.dice.between(0.0, 1000.0),
                 neighbours=neighbours[number],

@@ -69,8 +69,9 @@ def test_init_makes_a_key_once(home: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_base_list_names_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["base", "list", "--json"]) == 0
-    [nano] = json.loads(capsys.readouterr().out)["bases"]
-    assert nano["name"] == "nano"
+    nano, tiny = json.loads(capsys.readouterr().out)["bases"]
+    assert (nano["name"], tiny["name"]) == ("nano", "tiny")
+    assert tiny["bytes"] <= 150_000
     assert 3e6 <= nano["parameters"] <= 6e6
     assert nano["bytes"] <= 4_000_000
 
