@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
+from sterna.app.engines import engine_of
 from sterna.app.simulation import run_simulation
 from sterna.cli.grid import EXIT_BROKEN, simulate_grid
 from sterna.cli.output import JsonFlag, console, emit, notices
 from sterna.errors import ConfigError
 from sterna.simulate.attacks import MIXED
-from sterna.simulate.engines import engine_of
 from sterna.simulate.faults import Faults
 from sterna.simulate.plot import write_plot
 from sterna.simulate.report import Report

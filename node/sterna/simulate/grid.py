@@ -27,7 +27,7 @@ from typing import Any
 
 from sterna.errors import ConfigError
 from sterna.simulate.faults import Faults
-from sterna.simulate.trial import Trial, run_trial
+from sterna.simulate.trial import Trial
 
 MAX_TRIALS = 100_000
 """Of one grid: as many lines as a table still makes sense of."""
@@ -36,10 +36,13 @@ Options = dict[str, Any]
 """Options of `sterna simulate` by name, with ``_`` for ``-``."""
 
 Engine = Callable[[Sequence[str]], Iterable[str]]
-"""Runs ``run_line`` on each line, several at a time; gives the results as they come, in any order."""
+"""Runs the trial of each line of JSON, several at a time; gives the results as they come, in any order."""
+
+SMALLEST_BASE = "tiny"
+"""What peers train over that learn, unless told otherwise."""
 
 FAULTS = frozenset(field.name for field in fields(Faults))
-OPTIONS = frozenset(field.name for field in fields(Trial)) - {"faults"} | FAULTS
+OPTIONS = frozenset(field.name for field in fields(Trial)) - {"faults"} | FAULTS | {"learning"}
 
 
 def read_grid(path: Path) -> list[Options]:
@@ -81,17 +84,14 @@ def trial_of(options: Options) -> Trial:
         raise ConfigError(f"grid: unknown option {unknown[0]}: choose of {', '.join(sorted(OPTIONS))}")
     faults = {name: value for name, value in options.items() if name in FAULTS}
     rest = {name: value for name, value in options.items() if name not in FAULTS}
+    learning = rest.pop("learning", "off")
+    if learning not in ("on", "off"):
+        raise ConfigError(f"grid: learning is {learning!r}: give on or off")
+    rest["base"] = rest.get("base", SMALLEST_BASE) if learning == "on" else None
     try:
         return Trial(**({"peers": 30, "rounds": 10, "seed": 1} | rest), faults=Faults(**faults))
     except TypeError as error:
         raise ConfigError(f"grid: an option has a value of the wrong kind: {error}") from error
-
-
-def run_line(line: str) -> str:
-    """Run the trial that a line of JSON describes; the result is a line of JSON."""
-    options = json.loads(line)
-    report = run_trial(trial_of(options))
-    return json.dumps({"options": options, "report": report.as_json()}, sort_keys=True)
 
 
 def run_grid(trials: Sequence[Options], results: Path, engine: Engine) -> Iterator[Options]:

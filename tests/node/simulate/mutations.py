@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "protocol" / "sterna_protocol"
-SECONDS = 120
+SECONDS = 600
 """Longest time of one child: a swarm that never ends is one that noticed nothing."""
 
 

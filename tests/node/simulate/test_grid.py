@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from sterna.app.engines import run_in_processes, run_line, run_on_ray
 from sterna.cli import run
 from sterna.errors import ConfigError
-from sterna.simulate.engines import run_in_processes, run_on_ray
-from sterna.simulate.grid import read_grid, read_results, run_grid, run_line, summarise, trial_of
+from sterna.simulate.grid import read_grid, read_results, run_grid, summarise, trial_of
 
 GRID = """
 [trial]
@@ -47,6 +47,19 @@ def test_every_combination_is_a_trial(grid):
 def test_options_of_faults_and_of_the_swarm_stand_side_by_side():
     trial = trial_of({"peers": 5, "loss": 0.1, "skew": 0})
     assert (trial.peers, trial.rounds, trial.faults.loss) == (5, 10, 0.1)
+
+
+def test_peers_that_learn_have_a_base():
+    assert trial_of({"base": "nano"}).base is None
+    assert trial_of({"learning": "on"}).base == "tiny"
+    assert trial_of({"learning": "on", "base": "nano", "attack": "alie"}).base == "nano"
+
+
+@pytest.mark.slow
+def test_learning_is_one_of_the_things_that_vary(tmp_path):
+    both = [{"peers": 4, "rounds": 1, "learning": learning} for learning in ("off", "on")]
+    summary = summarise(both, list(run_grid(both, tmp_path / "results.jsonl", in_this_process)))
+    assert [(row["learning"], "loss_final" in row) for row in summary] == [("off", False), ("on", True)]
 
 
 def test_what_was_run_is_not_run_again(grid, tmp_path):
@@ -110,6 +123,7 @@ def test_a_ray_cluster_of_two_nodes_gives_what_this_process_gives(grid, monkeypa
         ("[trials]\npeers = 4", r"unknown table \[trials\]"),
         ("[grid]\nseed = 3", "must be a list"),
         ("[grid]\nseed = []", "must be a list"),
+        ('[trial]\nlearning = "perhaps"', "give on or off"),
         ("[trial]\npears = 4", "unknown option pears"),
         ("[trial]\npeers = 3", "--peers 3 is out of range"),
         ('[trial]\npeers = "four"', "wrong kind"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 
+from sterna.app.simulation import run_simulation
 from sterna.errors import ConfigError, Unreachable
-from sterna.simulate.grid import Engine, run_line
+from sterna.simulate.grid import Engine, trial_of
 
 ENGINES = ("local", "ray")
 
@@ -28,12 +30,19 @@ def engine_of(name: str, *, processes: int, address: str | None = None) -> Engin
     raise ConfigError(f"--engine {name} is unknown: choose {', '.join(ENGINES)}")
 
 
+def run_line(line: str) -> str:
+    """Run the trial that a line of JSON describes; the result is a line of JSON."""
+    options = json.loads(line)
+    report = run_simulation(trial_of(options))
+    return json.dumps({"options": options, "report": report.as_json()}, sort_keys=True)
+
+
 def run_in_processes(lines: Sequence[str], processes: int) -> Iterator[str]:
     """Run the trials in that many processes, which read and write lines."""
     idle: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "sterna.simulate.engines"],
+            [sys.executable, "-m", "sterna.app.engines"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
