@@ -18,7 +18,8 @@ def key(number: int) -> SigningKey:
 
 
 def small_charter(**changes: Any) -> Charter:
-    """A charter over two tiny layers that trusts whoever comes, with ``changes`` to its arguments."""
+    """A charter over two tiny layers that trusts whoever comes and takes the mean, with ``changes`` to its
+    arguments."""
     arguments: dict[str, Any] = {
         "name": "test",
         "nonce": bytes(range(16)),
@@ -30,6 +31,8 @@ def small_charter(**changes: Any) -> Charter:
         "linears": TINY,
         "seed": b"s" * 32,
         "rank": 2,
+        "rule": "mean",
+        "trim_percent": 20,
         "admission": "open",
         "aged_rounds": 0,
     }

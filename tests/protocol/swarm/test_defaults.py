@@ -19,10 +19,15 @@ BITNET_2B = (
 )
 
 
+def test_the_merge_rule_is_the_one_that_lost_least_to_poisoners():
+    parameters = inspect.signature(default_charter).parameters
+    assert (parameters["rule"].default, parameters["trim_percent"].default) == ("clip+filter", 30)
+
+
 def test_starts_with_the_settings_that_measured_best():
     charter = small_charter(rank=8)
     assert (charter.adapter.scheme, charter.adapter.subspaces, charter.adapter.scale) == ("cycle", 4, 2)
-    assert (charter.codec, charter.merge.rule) == ("ternary", "mean")
+    assert charter.codec == "ternary"
     recipe = charter.recipe
     assert (recipe.steps, recipe.sequences_per_step, recipe.tokens_per_sequence) == (40, 4, 256)
     assert recipe.learning_rate_micros == 16_000
