@@ -18,6 +18,7 @@ from sterna_protocol.wire.messages import (
     CommitSignature,
     Decision,
     Evidence,
+    Figures,
     Kind,
     Precommit,
     Prevote,
@@ -49,6 +50,7 @@ class Attack:
         forges: whether it makes up certificates and evidence.
         floods: votes a second for attempts far ahead, and messages of later rounds.
         garbles: whether its sync responses are other than what was asked for.
+        sybils: keys a second that it makes up, each to announce a delta that nobody holds.
     """
 
     two_faced: frozenset[Kind] = frozenset()
@@ -61,11 +63,12 @@ class Attack:
     forges: bool = False
     floods: int = 0
     garbles: bool = False
+    sybils: int = 0
 
     @property
     def is_active(self) -> bool:
         """Whether it sends what its node did not ask for."""
-        return bool(self.replays or self.forges or self.floods)
+        return bool(self.replays or self.forges or self.floods or self.sybils)
 
 
 ATTACKS = {
@@ -80,6 +83,7 @@ ATTACKS = {
     "forge": Attack(forges=True),
     "flood": Attack(floods=4),
     "garble": Attack(garbles=True),
+    "sybil": Attack(sybils=8),
     "equivocate-announcement": Attack(two_faced=frozenset({Kind.ANNOUNCEMENT}), answers=False),
     "equivocate-attestation": Attack(two_faced=frozenset({Kind.ATTESTATION}), answers=False),
     "equivocate-proposal": Attack(two_faced=frozenset({Kind.PROPOSAL}), answers=False),
@@ -91,6 +95,7 @@ ATTACKS = {
         two_faced=EVERY_KIND, merges=False, serves=0.5, replays=2, forges=True, floods=1, garbles=True
     ),
 }
+NOTHING = Figures(loss_before_micronats=0, loss_after_micronats=0, steps=0, tokens=0, milliseconds=0)
 MIXED = "mixed"
 """Every Byzantine peer draws one of the attacks."""
 
@@ -193,6 +198,7 @@ def uncalled(
     *,
     swarm: bytes,
     round_: int,
+    adapter: bytes,
     victims: Sequence[bytes],
     gossip: Gossip,
 ) -> list[bytes]:
@@ -205,9 +211,21 @@ def uncalled(
         frames.append(sign(key, swarm=swarm, round_=round_, attempt=dice.below(60_000), body=body).frame())
         ahead = round_ + 1 + dice.below(3)
         frames.append(sign(key, swarm=swarm, round_=ahead, attempt=dice.below(8), body=body).frame())
+    for _ in range(attack.sybils):
+        frames += announced_by_nobody(dice, swarm=swarm, round_=round_, adapter=adapter)
     if attack.forges:
         frames += forged(dice, key, swarm=swarm, round_=round_, victim=dice.pick(victims), gossip=gossip)
     return frames
+
+
+def announced_by_nobody(dice: Dice, *, swarm: bytes, round_: int, adapter: bytes) -> Iterator[bytes]:
+    """What a key made up on the spot commits to and announces; the delta does not exist."""
+    stranger = SigningKey.from_seed(hashlib.sha256(b"sybil %d" % dice.below(1 << 30)).digest())
+    body = Announcement(delta=stranger.peer, trained_round=round_, base_adapter=adapter, figures=NOTHING)
+    announcement = sign(stranger, swarm=swarm, round_=round_, attempt=0, body=body)
+    commitment = Commitment(announcement=announcement.id)
+    yield sign(stranger, swarm=swarm, round_=round_, attempt=0, body=commitment).frame()
+    yield announcement.frame()
 
 
 def forged(

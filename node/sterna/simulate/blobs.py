@@ -42,7 +42,7 @@ class Blobs:
     def fetch_delta(self, peer: Peer, effect: FetchDelta, tries: int = FETCH_TRIES) -> None:
         later, holders = self._world.later, self._world.by_id
         is_had = effect.delta in peer.disk.blobs or any(
-            self._gives(holders[holder], peer, effect.delta) for holder in effect.holders
+            self._gives(holders.get(holder), peer, effect.delta) for holder in effect.holders
         )
         if is_had:
             later(peer, self._dice.between(*FETCH_SECONDS), self._fetched, effect, None)
@@ -58,7 +58,7 @@ class Blobs:
         is_had = (
             adapter == GENESIS_ADAPTER
             or adapter in peer.disk.blobs
-            or any(self._gives(self._world.by_id[holder], peer, adapter) for holder in holders)
+            or any(self._gives(self._world.by_id.get(holder), peer, adapter) for holder in holders)
         )
         if is_had:
             peer.disk.blobs.add(adapter)
@@ -66,8 +66,9 @@ class Blobs:
         else:
             self._world.later(peer, 2 * RETRY_SECONDS, self.fetch_adapter, adapter, holders)
 
-    def _gives(self, holder: Peer, peer: Peer, blob: bytes) -> bool:
-        if blob not in holder.disk.blobs or not self._world.are_linked(holder, peer):
+    def _gives(self, holder: Peer | None, peer: Peer, blob: bytes) -> bool:
+        # Behind a key that was made up there is nobody.
+        if holder is None or blob not in holder.disk.blobs or not self._world.are_linked(holder, peer):
             return False
         return holder.attack is None or self._dice.chance(holder.attack.serves)
 

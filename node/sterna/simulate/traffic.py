@@ -118,6 +118,7 @@ class Traffic:
                 peer.key,
                 swarm=self._world.charter.swarm_id,
                 round_=node.round_,
+                adapter=peer.disk.adapter(),
                 victims=[victim.key.peer for victim in self._world.honest],
                 gossip=self.gossip,
             )
