@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "ceilings.h"
 #include "dispatch.h"
 #include "product.h"
 #include "rows.h"
@@ -122,6 +123,29 @@ std::vector<std::string> variants() {
   return names;
 }
 
+std::vector<std::string> ceilings() {
+  std::vector<std::string> names;
+  for (const sterna::Ceiling* c : sterna::ceilings()) names.emplace_back(c->name);
+  return names;
+}
+
+// Runs the loop and returns how many operations that were.
+int64_t run_ceiling(std::string_view name, int64_t rounds) {
+  if (rounds < 1) throw std::invalid_argument("rounds=" + std::to_string(rounds) + " is below 1");
+  for (const sterna::Ceiling* c : sterna::ceilings())
+    if (name == c->name) {
+      c->run(rounds);
+      return rounds * c->operations;
+    }
+  throw std::invalid_argument("no ceiling " + std::string(name) + " here");
+}
+
+uint64_t read_memory(uintptr_t from, int64_t bytes, int streams) {
+  if (bytes < 0 || streams < 1 || streams > 16)
+    throw std::invalid_argument(std::to_string(bytes) + " bytes on " + std::to_string(streams) + " streams");
+  return sterna::read_memory(at<const uint8_t>(from), bytes, streams);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -144,6 +168,10 @@ NB_MODULE(_native, m) {
   m.def("rotate", &rotate, "x"_a, "is_bfloat16"_a, "cos"_a, "sin"_a, "sign"_a, "tokens"_a, "period"_a, "heads"_a,
         "size"_a, "to_bfloat16"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("address", &address, "array"_a);
+  m.def("ceilings", &ceilings);
+  m.def("run_ceiling", &run_ceiling, "name"_a, "rounds"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("read_memory", &read_memory, "bytes_at"_a, "size"_a, "streams"_a,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("variants", &variants);
   m.def("variant", [] { return std::string(sterna::variant_in_use().name); });
   m.def("use_variant", [](std::string_view name) { return sterna::use_variant(name); }, "name"_a);

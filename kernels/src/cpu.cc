@@ -72,6 +72,8 @@ bool has_amx() {
   return allowed;
 }
 
+bool has_amx_bf16() { return has_amx() && bit(features().leaf7_edx, 22); }
+
 }  // namespace sterna
 
 #endif

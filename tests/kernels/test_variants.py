@@ -143,9 +143,9 @@ def test_damaged_bytes_with_the_unused_code_are_weights_of_two(variant, rng):
 
 def test_more_rows_than_the_cache_holds_are_done_in_chunks(variant, rng):
     w = TernaryMatrix.from_codes(ternary(rng, 70, 2000), 1.0)
-    assert_all_products_equal_the_reference(normal(rng, 300, 2000), normal(rng, 300, 70), w)
+    assert_all_products_equal_the_reference(normal(rng, 560, 2000), normal(rng, 560, 70), w)
     tall = TernaryMatrix.from_codes(ternary(rng, 2000, 70), 1.0)
-    assert_all_products_equal_the_reference(normal(rng, 300, 70), normal(rng, 300, 2000), tall)
+    assert_all_products_equal_the_reference(normal(rng, 560, 70), normal(rng, 560, 2000), tall)
 
 
 def test_no_rows_give_no_rows(variant):
