@@ -9,8 +9,8 @@ from sterna_kernels import _native
 def ceilings() -> list[str]:
     """The loops of one instruction that this processor runs.
 
-    A variant's name means the instruction that does the variant's work; ``fp32 256-bit``, ``fp32 512-bit`` and
-    ``amx bf16`` are what dense products may use.
+    A variant's name means the instruction that does the variant's work; ``fp32 256-bit``, ``fp32 512-bit``
+    and ``amx bf16`` are what dense products may use.
     """
     return _native.ceilings()
 

@@ -21,6 +21,8 @@ from sterna.bench.timing import cpu_seconds
 AVX2_ONLY = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """What keeps torch, oneDNN and MKL on AVX2."""
 
+_TIMED_OPERATIONS = 500_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -40,12 +42,17 @@ class Product:
         """Multiplications and additions."""
         return 2 * self.rows * self.n * self.k
 
+    @property
+    def calls(self) -> int:
+        """How often to call it between two looks at the clock, which counts in microseconds."""
+        return max(1, _TIMED_OPERATIONS // self.operations)
+
 
 def torch_seconds(product: Product, dtype: torch.dtype = torch.float32) -> float:
     """CPU seconds of torch in this process, with weights and rows of this type."""
     w = torch.ones(product.n, product.k, dtype=dtype)
     a = torch.ones(product.rows, product.k if product.is_forward else product.n, dtype=dtype)
-    return cpu_seconds((lambda: a @ w.T) if product.is_forward else (lambda: a @ w))
+    return cpu_seconds((lambda: a @ w.T) if product.is_forward else (lambda: a @ w), calls=product.calls)
 
 
 @contextmanager

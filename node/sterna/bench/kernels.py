@@ -1,21 +1,27 @@
-"""How fast the ternary products are, beside torch, one thread, float32 in and out.
+"""How fast the ternary products are, beside torch and llama.cpp, and as a share of what the machine allows.
 
-Weights are warm in the cache for products (one matrix again and again), cold for decoding (layers of distinct
-ones). Times of ternary products hold everything: quantisation, unpacking, product, scale.
+One thread, float32 in and out; times of ternary products hold everything: quantisation, unpacking, product,
+scale. Weights are warm in the cache for products (one matrix again and again), cold for decoding (layers of
+distinct ones).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 import sterna_kernels
 from sterna.bench.dense import Product, torch_on_avx2, torch_seconds
-from sterna.bench.timing import cpu_seconds, medians_in_turns
+from sterna.bench.ggml import Ggml
+from sterna.bench.limits import STREAMS, instruction_limits, read_seconds
+from sterna.bench.timing import cpu_seconds, medians_in_turns, wall_seconds
 from sterna_kernels import TernaryMatrix, matmul, matmul_t, packed_nbytes
 from sterna_kernels.reference import Limbs
 
@@ -24,6 +30,10 @@ LAYER = {(2560, 2560): 2, (640, 2560): 2, (6912, 2560): 2, (2560, 6912): 1}
 
 ROWS = (512, 64, 1)
 DIRECTIONS = ("forward", "backward", "backward x2")
+GGML = "llama TQ2_0"
+
+Shape = tuple[int, int]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +46,52 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class KernelReport:
-    """``decode`` is in GB/s of weights, beside ``read``, a sum over as many bytes by torch."""
+    """All figures of one run.
 
+    Attributes:
+        limits: GOPS that the instructions allow, by the names of ``sterna_kernels.ceilings``.
+        figures: GOPS of products.
+        decode: GB/s of packed weights for one row through all layers, and ``read``: of merely reading memory.
+        two_threads: how many times faster than one, by variant and rows, on the clock; empty on one core.
+    """
+
+    limits: dict[str, float]
     figures: list[Figure]
     decode: dict[str, float]
+    two_threads: dict[str, dict[int, float]]
 
 
-def measure_kernels(repeats: int, layers: int, progress: Callable[[str], None]) -> KernelReport:
-    """Measure all products on all variants and on torch, then decoding; ``progress`` hears what is next."""
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """How much is measured: ``repeats`` turns, these shapes and rows, so many layers to decode."""
+
+    repeats: int = 7
+    layers: int = 30
+    shapes: tuple[Shape, ...] = tuple(LAYER)
+    rows: tuple[int, ...] = ROWS
+
+
+def measure_kernels(scope: Scope, ggml_folder: Path | None, progress: Progress) -> KernelReport:
+    """Measure limits, products, decoding and two threads; ``progress`` hears what is next."""
     torch.set_num_threads(1)
     variants = [name for name in sterna_kernels.variants() if name != "scalar"]
     in_use = sterna_kernels.variant()
     try:
-        return KernelReport(_products(variants, repeats, progress), _decode(variants, repeats, layers))
+        progress("limits of the machine")
+        limits = instruction_limits(scope.repeats)
+        with nullcontext() if ggml_folder is None else closing(Ggml(ggml_folder)) as ggml:
+            figures = _products(variants, scope, ggml, progress)
+        progress("decoding")
+        with nullcontext() if ggml_folder is None else closing(Ggml(ggml_folder)) as ggml:
+            decode = _decode(variants, scope, ggml)
+        progress("two threads")
+        return KernelReport(limits, figures, decode, _two_threads(variants, scope))
     finally:
+        torch.set_num_threads(1)
         sterna_kernels.use_variant(in_use)
 
 
-def random_matrix(shape: tuple[int, int], seed: int = 0) -> TernaryMatrix:
+def random_matrix(shape: Shape, seed: int = 0) -> TernaryMatrix:
     """Random weights of this shape; what they are does not change the speed."""
     packed = np.random.default_rng(seed).integers(0, 256, packed_nbytes(shape), np.uint8)
     # A quarter of the bit pairs would be the unused code 11: here its low bit is cleared.
@@ -61,50 +99,80 @@ def random_matrix(shape: tuple[int, int], seed: int = 0) -> TernaryMatrix:
     return TernaryMatrix.from_packed(packed, shape, 0.01)
 
 
-def _products(variants: list[str], repeats: int, progress: Callable[[str], None]) -> list[Figure]:
+def _products(variants: list[str], scope: Scope, ggml: Ggml | None, progress: Progress) -> list[Figure]:
     figures = []
     with torch_on_avx2() as avx2:
-        for shape in LAYER:
+        for shape in scope.shapes:
             w = random_matrix(shape)
             progress(f"{shape[0]} x {shape[1]}")
-            for rows in ROWS:
-                for direction in DIRECTIONS:
-                    if rows == 1 and direction != "forward":
-                        continue
+            for rows in scope.rows:
+                for direction in DIRECTIONS if rows > 1 else DIRECTIONS[:1]:
                     product = Product(direction, *shape, rows)
                     systems = {
                         "torch fp32": partial(torch_seconds, product),
                         "torch fp32 avx2": partial(avx2, product),
                         "torch bf16": partial(torch_seconds, product, torch.bfloat16),
                     }
+                    if ggml is not None and product.is_forward:
+                        theirs = ggml.product(*shape, rows)
+                        systems[GGML] = partial(cpu_seconds, theirs, calls=product.calls)
                     systems |= {name: partial(_ternary_seconds, name, w, product) for name in variants}
-                    seconds = medians_in_turns(systems, repeats)
+                    seconds = medians_in_turns(systems, scope.repeats)
                     gops = {name: product.operations / s / 1e9 for name, s in seconds.items()}
                     figures.append(Figure(product, gops))
     return figures
 
 
 def _ternary_seconds(variant: str, w: TernaryMatrix, product: Product) -> float:
+    sterna_kernels.use_variant(variant)
+    return cpu_seconds(_call(w, product), calls=product.calls)
+
+
+def _call(w: TernaryMatrix, product: Product) -> Callable[[], object]:
     width = product.k if product.is_forward else product.n
     a = np.random.default_rng(1).standard_normal((product.rows, width), np.float32)
     limbs: Limbs = 2 if product.direction == "backward x2" else 1
-    sterna_kernels.use_variant(variant)
-    return cpu_seconds(
-        (lambda: matmul(a, w)) if product.is_forward else (lambda: matmul_t(a, w, limbs=limbs))
-    )
+    return (lambda: matmul(a, w)) if product.is_forward else (lambda: matmul_t(a, w, limbs=limbs))
 
 
-def _decode(variants: list[str], repeats: int, layers: int) -> dict[str, float]:
-    shapes = [shape for _ in range(layers) for shape, count in LAYER.items() for _ in range(count)]
+def _decode(variants: list[str], scope: Scope, ggml: Ggml | None) -> dict[str, float]:
+    """Each system's speed is in bytes of our packed weights, so that shares of ``read`` compare times."""
+    shapes = [shape for _ in range(scope.layers) for shape in scope.shapes for _ in range(LAYER[shape])]
     matrices = [random_matrix(shape, seed) for seed, shape in enumerate(shapes)]
     size = sum(w.nbytes for w in matrices)
-    plain = torch.ones(size // 4)
-    inputs = {k: np.ones((1, k), np.float32) for _, k in LAYER}
+    memory = np.ones(size, np.uint8)
+    inputs = {k: np.ones((1, k), np.float32) for _, k in scope.shapes}
 
     def token(variant: str) -> float:
         sterna_kernels.use_variant(variant)
         return cpu_seconds(lambda: [matmul(inputs[w.shape[1]], w) for w in matrices])
 
-    systems: dict[str, Callable[[], float]] = {"read": lambda: cpu_seconds(lambda: plain.sum())}
+    reading = {f"read {streams}": partial(read_seconds, memory, streams) for streams in STREAMS}
+    systems: dict[str, Callable[[], float]] = dict(reading)
     systems |= {name: partial(token, name) for name in variants}
-    return {name: size / s / 1e9 for name, s in medians_in_turns(systems, repeats).items()}
+    if ggml is not None:
+        theirs = [ggml.product(*shape, 1) for shape in shapes]
+        systems[GGML] = lambda: cpu_seconds(lambda: [call() for call in theirs])
+    speeds = {name: size / s / 1e9 for name, s in medians_in_turns(systems, scope.repeats).items()}
+    return {"read": max(speeds[name] for name in reading)} | {
+        name: speed for name, speed in speeds.items() if name not in reading
+    }
+
+
+def _two_threads(variants: list[str], scope: Scope) -> dict[str, dict[int, float]]:
+    """Best times of calls in turns: what else runs takes a core from two threads, and not from one."""
+    if len(os.sched_getaffinity(0)) < 2:
+        return {}
+    w = random_matrix(scope.shapes[0])
+    speedups: dict[str, dict[int, float]] = {}
+    for name in variants:
+        sterna_kernels.use_variant(name)
+        for rows in scope.rows:
+            call = _call(w, Product("forward", *w.shape, rows))
+            best = {1: float("inf"), 2: float("inf")}
+            for _ in range(4 * scope.repeats):
+                for threads in best:
+                    torch.set_num_threads(threads)
+                    best[threads] = min(best[threads], wall_seconds(call))
+            speedups.setdefault(name, {})[rows] = best[1] / best[2]
+    return speedups

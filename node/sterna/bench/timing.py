@@ -7,13 +7,21 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def cpu_seconds(call: Callable[[], object], *, warm_up: bool = True) -> float:
-    """CPU seconds that all threads of this process spend in one call, after one that warms up."""
-    if warm_up:
-        call()
-    before = time.process_time_ns()
+def cpu_seconds(call: Callable[[], object], *, calls: int = 1) -> float:
+    """CPU seconds of all threads in one call, the mean of several, after one that warms up."""
     call()
-    return (time.process_time_ns() - before) / 1e9
+    before = time.process_time_ns()
+    for _ in range(calls):
+        call()
+    return (time.process_time_ns() - before) / 1e9 / calls
+
+
+def wall_seconds(call: Callable[[], object]) -> float:
+    """Seconds on the clock of one call, after one to warm up."""
+    call()
+    before = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - before) / 1e9
 
 
 def medians_in_turns(systems: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
