@@ -50,8 +50,7 @@ def filtered(
             best, least, over = left, variance, length
         longest = max(shadow * shadow for shadow, mass in zip(shadows, left, strict=True) if mass)
         left = [
-            mass * max(0, longest - shadow * shadow) // longest
-            for mass, shadow in zip(left, shadows, strict=True)
+            mass * (longest - shadow * shadow) // longest for mass, shadow in zip(left, shadows, strict=True)
         ]
         if count * sum(left) <= (count - 2 * cut) * whole:
             return best

@@ -136,7 +136,7 @@ def masses_left(
             return mass
         found.append((Fraction(variance, total**3 * length), mass))
         most = max(shadow[j] ** 2 for j in left)
-        mass = [mass[j] * max(0, most - shadow[j] ** 2) // most for j in everybody]
+        mass = [mass[j] * (most - shadow[j] ** 2) // most for j in everybody]
     return min(found, key=lambda entry: entry[0])[1]
 
 
