@@ -18,7 +18,7 @@ from sterna.simulate.attacks import MIXED
 from sterna.simulate.faults import Faults
 from sterna.simulate.plot import write_plot
 from sterna.simulate.report import Report
-from sterna.simulate.trial import TRIM_PERCENT, Trial
+from sterna.simulate.trial import TRIM_PERCENT, Entrance, Trial
 
 MAX_SEEDS = 1_000_000
 
@@ -37,6 +37,9 @@ def simulate(
     skew: Annotated[float, typer.Option(help="How much too fast or slow a clock may run.")] = 0.0,
     byzantine: Annotated[float, typer.Option(help="Share of the nodes that attack.")] = 0.0,
     attack: Annotated[str, typer.Option(help="What they do, or mixed: each something else.")] = MIXED,
+    admission: Annotated[
+        Entrance, typer.Option(help="Who takes part: trust everybody, or as in a charter's invite or open.")
+    ] = "trust",
     rule: Annotated[str, typer.Option(help="Merge rule of the charter.")] = "mean",
     trim: Annotated[
         int, typer.Option(help="Per cent of a slate that the rule takes for liars.")
@@ -98,6 +101,7 @@ def simulate(
             attack=attack,
             rule=rule,
             trim=trim,
+            admission=admission,
             base=base if learning == "on" else None,
             sharing=sharing,
             faults=faults,

@@ -49,6 +49,7 @@ class Attack:
         replays: frames a second, of any round, that it sends once more.
         forges: whether it makes up certificates and evidence.
         floods: votes a second for attempts far ahead, and messages of later rounds.
+        makes_up: whether it brings made-up peers along, with deltas that it serves (crowd.py).
         garbles: whether its sync responses are other than what was asked for.
         sybils: keys a second that it makes up, each to announce a delta that nobody holds.
     """
@@ -64,11 +65,12 @@ class Attack:
     floods: int = 0
     garbles: bool = False
     sybils: int = 0
+    makes_up: bool = False
 
     @property
     def is_active(self) -> bool:
         """Whether it sends what its node did not ask for."""
-        return bool(self.replays or self.forges or self.floods or self.sybils)
+        return bool(self.replays or self.forges or self.floods or self.sybils or self.makes_up)
 
 
 ATTACKS = {
@@ -96,6 +98,11 @@ ATTACKS = {
     ),
 }
 NOTHING = Figures(loss_before_micronats=0, loss_after_micronats=0, steps=0, tokens=0, milliseconds=0)
+DRAWN = tuple(ATTACKS)
+"""What ``mixed`` draws from."""
+
+CROWD = "crowd"
+ATTACKS[CROWD] = Attack(makes_up=True)
 MIXED = "mixed"
 """Every Byzantine peer draws one of the attacks."""
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sterna.simulate.door import Door
 from sterna.simulate.learning import Learning
 from sterna_protocol.round.early import MAX_EARLY
 from sterna_protocol.swarm.charter import Charter
@@ -70,8 +71,10 @@ class Invariants:
     _attested: dict[tuple[int, bytes], tuple[bytes, ...]] = field(default_factory=dict)
     _members: list[tuple[bytes, ...]] = field(default_factory=list)
     _checked: dict[bytes, None] = field(default_factory=dict)
+    _door: Door = field(init=False)
 
     def __post_init__(self) -> None:
+        self._door = Door(self.charter)
         self._open_round(self.charter.founders)
 
     def broken(self, what: str) -> None:
@@ -169,7 +172,8 @@ class Invariants:
             self.beyond_tolerance = len(self._members)
 
     def _committee_after(self, decision: Decision) -> tuple[bytes, ...]:
-        members = {entry.author: None for entry in decision.entries} | dict.fromkeys(decision.attesters)
+        took_part = {entry.author: None for entry in decision.entries} | dict.fromkeys(decision.attesters)
+        members = {member: None for member in took_part if self._door.may_sit(member)}
         if len(set(members) - set(decision.excluded)) < MIN_COMMITTEE:
             members |= dict.fromkeys(self.charter.founders)
         members = dict.fromkeys(sorted(set(members) - set(decision.excluded)) or self.charter.founders)
@@ -190,6 +194,8 @@ class Invariants:
         members = self._members[round_ - 1]
         needed = self.quorum(len(members))
         liars = sum(not self.is_honest(member) for member in members)
+        for breach in self._door.follow(decision):
+            self.broken(breach)
         for entry in decision.entries:
             attested = sum(
                 entry.announcement in self._attested.get((round_, member), ()) for member in members

@@ -6,9 +6,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sterna.simulate.attacks import Gossip, faces, uncalled
+from sterna.simulate.crowd import made_up_frames
 from sterna.simulate.peer import NEVER, Peer
 from sterna.simulate.trace import Happening
 from sterna_protocol.errors import RemoteProtocolError, Untimely
+from sterna_protocol.node import Node
 from sterna_protocol.wire.messages import Signed, decode_frame
 
 if TYPE_CHECKING:
@@ -124,7 +126,17 @@ class Traffic:
             )
             for frame in frames:
                 self.transmit(peer, self._dice.pick(others), frame)
+            if attack.makes_up:
+                self._make_up(peer, node)
         self._world.later(peer, 1.0, self.attack)
+
+    def _make_up(self, peer: Peer, node: Node) -> None:
+        """Tell everybody near what the peers say that this one made up, and hold their deltas for them."""
+        for key, delta, frame in made_up_frames(self._world.charter, peer.number, node):
+            self._world.by_id[key.peer] = peer
+            peer.disk.blobs.add(delta)
+            for other in self._world.neighbours(peer):
+                self.transmit(peer, other, frame)
 
     # Sync
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from sterna.errors import ConfigError
-from sterna.simulate.attacks import ATTACKS, MIXED, Attack
+from sterna.simulate.attacks import ATTACKS, CROWD, DRAWN, MIXED, Attack
 from sterna.simulate.classroom import Classroom, Trainer, taught_in_one_room
 from sterna.simulate.dice import Dice
 from sterna.simulate.faults import Faults
@@ -55,6 +55,12 @@ Sharing = Literal["dirichlet", "source"]
 """How peers share the texts: in uneven proportions, or each from one text."""
 
 
+Entrance = Literal["trust", "invite", "open"]
+
+AGED_ROUNDS = 3
+"""Merged rounds after which a stranger of an open swarm counts in full: within a trial, some do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """All that a run depends on.
@@ -62,6 +68,7 @@ class Trial:
     Args:
         trainers: peers that train and may come into the committee; None: all, 40 at most.
         byzantine: share of the peers that attack, drawn among those who train and those who do not alike.
+        admission: ``trust``: anybody, at once in full; ``open`` and ``invite``: as in a charter.
         attack: one of ``ATTACKS``, ``mixed``, or where peers learn, one of ``POISONS``.
         trim: what the rules that trim cut at each end, per cent of the slate.
         base: what peers train over; None: they do not learn, and deltas are synthetic.
@@ -79,6 +86,7 @@ class Trial:
     attack: str = MIXED
     rule: str = "mean"
     trim: int = TRIM_PERCENT
+    admission: Entrance = "trust"
     base: str | None = None
     sharing: Sharing = "dirichlet"
     faults: Faults = field(default_factory=Faults)
@@ -99,6 +107,14 @@ class Trial:
         if self.attack not in (MIXED, *ATTACKS, *POISONS):
             known = ", ".join((MIXED, *ATTACKS, *POISONS))
             raise ConfigError(f"--attack {self.attack} is unknown: choose {known}")
+        if self.admission not in get_args(Entrance):
+            raise ConfigError(
+                f"--admission {self.admission} is unknown: choose {', '.join(get_args(Entrance))}"
+            )
+        if self.attack == CROWD and self.admission == "trust":
+            raise ConfigError(f"--attack {CROWD} needs a door: give --admission invite or open")
+        if self.admission == "open" and self.base is not None:
+            raise ConfigError("--admission open does not go with --learning on: learners merge all alike")
         if not 0 <= self.trim <= MAX_TRIM_PERCENT:
             raise ConfigError(f"--trim {self.trim} is out of range: give 0 to {MAX_TRIM_PERCENT}")
         if self.sharing not in get_args(Sharing):
@@ -128,6 +144,8 @@ class Trial:
             words.append(f"--rule {self.rule}")
         if self.trim != TRIM_PERCENT:
             words.append(f"--trim {self.trim}")
+        if self.admission != "trust":
+            words.append(f"--admission {self.admission}")
         if self.base is not None:
             words.append(f"--learning on --base {self.base} --sharing {self.sharing}")
         return " ".join(words)
@@ -219,7 +237,7 @@ def cast(trial: Trial) -> Casting:
     for group in (range(founders), range(founders, trainers), range(trainers, trial.peers)):
         liars = dice.shuffled(group)[: int(trial.byzantine * len(group))]
         for number in sorted(liars):
-            name = dice.pick(list(ATTACKS)) if trial.attack == MIXED else trial.attack
+            name = dice.pick(DRAWN) if trial.attack == MIXED else trial.attack
             attacks[number] = ATTACKS[name]
     return Casting(trial.peers, trainers, attacks)
 
@@ -244,9 +262,10 @@ def charter_of(trial: Trial, trainer: Trainer | None = None) -> Charter:
         train_milliseconds=TRAIN_MILLISECONDS,
         attest_milliseconds=ATTEST_MILLISECONDS,
         vote_milliseconds=VOTE_MILLISECONDS,
-        min_deltas=max(2, trial.trainer_count // 2),
-        admission="open",
-        aged_rounds=0,
+        # A round lets four peers in at most, and in an open swarm strangers have few places.
+        min_deltas=max(2, (trial.trainer_count if trial.admission == "trust" else founders) // 2),
+        admission="invite" if trial.admission == "invite" else "open",
+        aged_rounds=0 if trial.admission == "trust" else AGED_ROUNDS,
     )
     return charter if trainer is None else charter.model_copy(update={"recipe": RECIPE})
 

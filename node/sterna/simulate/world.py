@@ -13,6 +13,7 @@ from typing import Any
 
 from sterna.simulate.attacks import Attack, Gossip
 from sterna.simulate.blobs import Blobs
+from sterna.simulate.crowd import acts_of
 from sterna.simulate.dice import Dice
 from sterna.simulate.faults import Faults
 from sterna.simulate.invariants import Invariants
@@ -224,6 +225,7 @@ class World:
                 certificates=tuple(disk.certificates),
                 own_frames=disk.own_since(open_round - self.charter.limits.max_staleness),
                 evidence=tuple(disk.evidence),
+                acts=acts_of(self.charter, peer.number),
                 verify=self._signatures.verify,
                 decode=remembering_decode,
             )

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sterna.errors import ConfigError
-from sterna.simulate.attacks import ATTACKS
+from sterna.simulate.attacks import DRAWN
 from sterna.simulate.faults import Faults
 from sterna.simulate.report import Report
 from sterna.simulate.trial import Trial, run_trial
@@ -68,7 +68,7 @@ def test_what_once_broke_holds(why, broken):
     require_good(run_trial(broken))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", DRAWN)
 def test_two_liars_of_eight_neither_stop_nor_fork_a_swarm(attack):
     require_good(run_trial(Trial(peers=8, rounds=4, seed=3, byzantine=0.25, attack=attack)))
 
