@@ -3,7 +3,7 @@
 Usage::
 
     python deploy/experiments/averaging.py tune --out rates.jsonl --rounds 5
-    python deploy/experiments/averaging.py run --rates rates.jsonl --out averaging.jsonl --clients 4
+    python deploy/experiments/averaging.py run --rates rates.jsonl --out averaging.jsonl --steps 5
     python deploy/experiments/averaging.py table averaging.jsonl --clients 4
     python deploy/experiments/averaging.py plot averaging.jsonl --out averaging.png
 
@@ -445,12 +445,14 @@ def print_table(options: argparse.Namespace) -> None:
 
 
 def draw(options: argparse.Namespace) -> None:
+    """The runs of the length that stands first in the file."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     rows = [row for row in read_rows(options.results) if row["clients"] == options.clients]
+    rows = [row for row in rows if row["run"] == rows[0]["run"]]
     figure, axes = plt.subplots(figsize=(7, 4.2))
     colours = {"cycle": "C0", "fixed": "C1", "pair": "C2", "svd": "C3"}
     for name in dict.fromkeys(row["trial"] for row in rows):
@@ -464,7 +466,8 @@ def draw(options: argparse.Namespace) -> None:
         spread = [[mean - min(ends)], [max(ends) - mean]]
         axes.errorbar(sent, mean, yerr=spread, fmt="o", color=colours[TRIALS[name].scheme], markersize=4)
         axes.annotate(name, (sent, mean), textcoords="offset points", xytext=(5, 3), fontsize=7)
-    axes.set(xscale="log", xlabel="kB a peer sends in a round", ylabel="held-out loss, nats per token")
+    axes.set(xscale="log", xlim=(3, 2500))  # room for the names on the right
+    axes.set(xlabel="kB a peer sends in a round", ylabel="held-out loss, nats per token")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     figure.tight_layout()
