@@ -1,26 +1,121 @@
 #include "threads.h"
 
 #include <omp.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
 
 namespace sterna {
+namespace {
 
 // About 50 us of work at 200 multiplications per ns. Below it, waking a thread costs more than it brings.
 constexpr int64_t kOneThreadWork = 10'000'000;
 
-// Items come from a shared counter, never from a static split: when another process holds one of the cores, a
-// static split waits for that core, while here the other threads take over its items.
+struct Loop {
+  int64_t items;
+  void (*body)(void*, int64_t);
+  void* context;
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (int64_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) body(context, item);
+  }
+};
+
+// Threads that sleep until there is a loop. Whoever asks for one starts at once and waits at the end only for
+// those that are inside an item: a helper whose core another process holds has simply not come. A team of
+// OpenMP waits for all its threads, and on a busy machine that makes two threads much slower than one.
+//
+// A helper that loses its core inside an item is still waited for. Who had to wait for longer than a moment does
+// without helpers for so much longer that the waiting is a small part of the time.
+class Helpers {
+ public:
+  void run(Loop& loop, int helpers) {
+    const Clock::time_point start = Clock::now();
+    if (start < resting_until_) {
+      loop.work();
+      return;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      for (; threads_ < helpers; ++threads_) std::thread(&Helpers::help, this).detach();
+      loop_ = &loop;
+      places_ = helpers;
+    }
+    wake_.notify_all();
+    loop.work();
+    const Clock::time_point done = Clock::now();
+    std::unique_lock lock(mutex_);
+    loop_ = nullptr;
+    places_ = 0;
+    left_.wait(lock, [this] { return inside_ == 0; });
+    const Clock::time_point end = Clock::now();
+    if (end - done > kMoment + (done - start) / 8) resting_until_ = end + 32 * (end - done);
+  }
+
+  std::mutex in_use;  // by the one loop that may run
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::microseconds kMoment{100};  // about as long as an item takes
+
+  void help() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [this] { return places_ > 0; });
+      --places_;
+      ++inside_;
+      Loop& loop = *loop_;
+      lock.unlock();
+      loop.work();
+      lock.lock();
+      if (--inside_ == 0) left_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, left_;
+  Clock::time_point resting_until_{};
+  Loop* loop_ = nullptr;
+  int threads_ = 0, places_ = 0, inside_ = 0;
+};
+
+// Threads do not survive a fork: a child starts its own. They sleep until the process ends, and so does this.
+Helpers& helpers() {
+  static std::mutex mutex;
+  static Helpers* current = nullptr;
+  static pid_t owner = 0;
+  const std::lock_guard lock(mutex);
+  if (owner != getpid()) {
+    current = new Helpers;
+    owner = getpid();
+  }
+  return *current;
+}
+
+}  // namespace
+
+// Items come from a shared counter, never from a static split: when another process holds one of the cores, the
+// other threads take over the items. How many threads there may be is OpenMP's figure, which torch sets.
 void for_each_item(int64_t items, int64_t work, void (*body)(void*, int64_t), void* context) {
+  Loop loop = {items, body, context};
   const int threads = static_cast<int>(std::min<int64_t>(omp_get_max_threads(), items));
   if (threads <= 1 || work < kOneThreadWork || omp_in_parallel()) {
-    for (int64_t item = 0; item < items; ++item) body(context, item);
+    loop.work();
     return;
   }
-  std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(threads)
-  for (int64_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) body(context, item);
+  Helpers& all = helpers();
+  const std::unique_lock alone(all.in_use, std::try_to_lock);
+  if (alone.owns_lock()) {
+    all.run(loop, threads - 1);
+  } else {
+    loop.work();
+  }
 }
 
 }  // namespace sterna

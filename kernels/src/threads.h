@@ -1,4 +1,4 @@
-// A loop whose items are handed out one by one to the threads of the process's OpenMP pool, torch's too.
+// A loop whose items are handed out one by one to this thread and to helpers that have nothing else to do.
 #pragma once
 
 #include <cstdint>
