@@ -61,7 +61,7 @@ class Choices:
     tokens: int = 512
     rank: int = 8
     threads: int = 2
-    backward: str = "int8x2"
+    backward: str = "int8"
     repeats: int = 3
     amx: bool = True
     rivals: tuple[str, ...] = ("bf16", "bitnet")

@@ -59,7 +59,7 @@ def model(
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter, on all linears.")] = 8,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every system.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Turns whose median counts.")] = 3,
-    backward: Annotated[str, typer.Option(help="How gradients are held: int8, int8x2 or fp32.")] = "int8x2",
+    backward: Annotated[str, typer.Option(help="How gradients are held: int8, int8x2 or fp32.")] = "int8",
     amx: Annotated[bool, typer.Option("--amx/--no-amx", help="Use AMX, ours and torch.")] = True,
     rivals: Annotated[str, typer.Option(help="From bf16, bitnet, fp32; empty for none.")] = "bf16,bitnet",
     rival_gib: Annotated[float, typer.Option(help="A larger rival is measured by a few layers.")] = 12.0,

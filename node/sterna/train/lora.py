@@ -23,6 +23,8 @@ from sterna_protocol.swarm.charter import AdapterScheme
 class _Factors:
     """One adapted linear. The trained subspace stands first in A and B; ``trained_*`` are what learns.
 
+    ``b`` shares the memory of ``trained_b`` where no other subspace is in use; else it ``copies`` it.
+
     Shapes: a [R, i], b [o, R], trained_a [r, i], trained_b [o, r].
     """
 
@@ -30,6 +32,7 @@ class _Factors:
     b: Tensor
     trained_a: nn.Parameter | None
     trained_b: nn.Parameter | None
+    copies: bool
 
 
 class Lora:
@@ -81,7 +84,7 @@ class Lora:
     def values_changed(self) -> None:
         """Take over new ``values``: called after each optimiser step."""
         for factors in self._factors.values():
-            if factors.trained_b is not None and factors.trained_a is None:
+            if factors.copies and factors.trained_b is not None:
                 factors.b[:, : factors.trained_b.shape[1]] = factors.trained_b.detach()
 
     def _linear(
@@ -98,11 +101,17 @@ class Lora:
             a_parts = [_matrix(state[row], parts["a"]) for row in used]
         else:
             a_parts = [drawn_a(scheme, row, name) for row in used]
+        trained_a = self._parameter(parts["a"]) if trains and "a" in parts else None
+        trained_b = self._parameter(parts["b"]) if trains else None
+        alone = trained_b is not None and len(used) == 1
         return _Factors(
             a=torch.tensor(np.concatenate(a_parts)),
-            b=torch.tensor(np.concatenate(b_parts, axis=1)),
-            trained_a=self._parameter(parts["a"]) if trains and "a" in parts else None,
-            trained_b=self._parameter(parts["b"]) if trains else None,
+            b=trained_b.detach()
+            if trained_b is not None and len(used) == 1
+            else torch.tensor(np.concatenate(b_parts, axis=1)),
+            trained_a=trained_a,
+            trained_b=trained_b,
+            copies=not alone and trained_a is None,
         )
 
     def _parameter(self, part: Part) -> nn.Parameter:

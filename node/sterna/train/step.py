@@ -26,6 +26,9 @@ MAX_GRADIENT_NORM = 1.0
 MICRO_BATCH_TOKENS = 2048
 """Tokens that go through the model at once; a step with more adds up gradients."""
 
+BLOCK = 1 << 18
+"""Values that the optimiser moves at once: what it holds of them stays in the cache."""
+
 OnStep = Callable[[int, float], None]
 """Called after each step with its number, from 1, and its loss in nats per token."""
 
@@ -53,10 +56,12 @@ class AdamW:
         """Move the values against ``gradient``."""
         self._steps += 1
         first, second = BETAS
-        self._mean.lerp_(gradient, 1 - first)
-        self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        size = (self._square / (1 - second**self._steps)).sqrt_().add_(EPSILON)
-        self._values.addcdiv_(self._mean, size, value=-rate / (1 - first**self._steps))
+        everything = (self._values, self._mean, self._square, gradient)
+        for values, mean, square, g in zip(*(t.split(BLOCK) for t in everything), strict=True):
+            mean.lerp_(g, 1 - first)
+            square.mul_(second).addcmul_(g, g, value=1 - second)
+            size = (square / (1 - second**self._steps)).sqrt_().add_(EPSILON)
+            values.addcdiv_(mean, size, value=-rate / (1 - first**self._steps))
 
 
 def rate_at(recipe: Recipe, step: int) -> float:

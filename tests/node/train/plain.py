@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sterna.train.base import Base
+from sterna.train.lora import drawn_a
+from sterna_protocol.merge.scheme import delta_parts
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # name -> (A [R, in], B [out, R])
 
@@ -75,3 +77,21 @@ def hidden(base: Base, tokens: np.ndarray, factors: Factors | None = None, scale
 def head_rows(base: Base) -> Tensor:
     codes, scales = base.head
     return torch.from_numpy(codes.astype(np.float64) * scales.astype(np.float64)[:, None])
+
+
+def factors(scheme, state: np.ndarray) -> Factors:
+    """Every subspace's A and B as float64 leaves, side by side as in the protocol."""
+    found: Factors = {}
+    parts = {(part.name, part.matrix): part for part in delta_parts(scheme)}
+    for name in dict.fromkeys(part.name for part in delta_parts(scheme)):
+        lows, highs = [], []
+        for row in range(scheme.subspaces):
+            if (part := parts.get((name, "a"))) is not None:
+                lows.append(state[row, part.offset : part.stop].reshape(part.shape))
+            else:
+                lows.append(drawn_a(scheme, row, name))
+            part = parts[name, "b"]
+            highs.append(state[row, part.offset : part.stop].reshape(part.shape))
+        low = torch.tensor(np.concatenate(lows)).double().requires_grad_()
+        found[name] = (low, torch.tensor(np.concatenate(highs, 1)).double().requires_grad_())
+    return found

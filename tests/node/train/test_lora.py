@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sterna.train.lora import Lora, drawn_a, float_state, lora_of_round
+from sterna.train.lora import Lora, float_state, lora_of_round
 from sterna.train.loss import Head, cross_entropy
 from sterna.train.model import KEEP_ALL, Decoder, Keeping
 from sterna_protocol.merge.adapter import Adapter, genesis_adapter, lora_factors
@@ -24,24 +24,6 @@ def random_state(scheme, *, seed=0, rows=None) -> np.ndarray:
     return state.astype(np.float32)
 
 
-def plain_factors(scheme, state: np.ndarray) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Every subspace's A and B as float64 leaves, side by side as in the protocol."""
-    factors = {}
-    parts = {(part.name, part.matrix): part for part in delta_parts(scheme)}
-    for name in dict.fromkeys(part.name for part in delta_parts(scheme)):
-        lows, highs = [], []
-        for row in range(scheme.subspaces):
-            if (part := parts.get((name, "a"))) is not None:
-                lows.append(state[row, part.offset : part.stop].reshape(part.shape))
-            else:
-                lows.append(drawn_a(scheme, row, name))
-            part = parts[name, "b"]
-            highs.append(state[row, part.offset : part.stop].reshape(part.shape))
-        low = torch.tensor(np.concatenate(lows)).double().requires_grad_()
-        factors[name] = (low, torch.tensor(np.concatenate(highs, 1)).double().requires_grad_())
-    return factors
-
-
 def gradient_of(base, lora: Lora, *, backward="fp32", keeping=KEEP_ALL) -> torch.Tensor:
     decoder = Decoder(base, backward=backward)
     lora.gradient.zero_()
@@ -51,7 +33,7 @@ def gradient_of(base, lora: Lora, *, backward="fp32", keeping=KEEP_ALL) -> torch
 
 def plain_gradient(base, scheme, state, trained: int) -> torch.Tensor:
     """The gradient of the trained subspace's parts, laid out as the state is."""
-    factors = plain_factors(scheme, state)
+    factors = plain.factors(scheme, state)
     logits = plain.hidden(base, TOKENS, factors, float(scheme.scale)) @ plain.head_rows(base).T
     torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), torch.from_numpy(TARGETS).flatten(), reduction="sum"
@@ -74,7 +56,7 @@ def test_the_matrices_are_those_of_the_protocol(tmp_path, scheme):
     )
     adapter = Adapter(state.astype(np.int32))
     theirs = lora_factors(charter, adapter)
-    ours = plain_factors(charter.adapter, float_state(adapter))
+    ours = plain.factors(charter.adapter, float_state(adapter))
     used = Lora(charter.adapter, float_state(adapter), trained=None)
     for name, (a, b) in theirs.items():
         assert np.array_equal(ours[name][0].detach().numpy(), a)
@@ -103,7 +85,7 @@ def test_the_forward_pass_equals_the_plain_formulas(tmp_path, scheme, trained):
     row = charter.subspaces - 1
     lora = Lora(charter, state, trained=row if trained else None)
     got = Decoder(base, backward="fp32").hidden(TOKENS, lora=lora)
-    expected = plain.hidden(base, TOKENS, plain_factors(charter, state), float(charter.scale)).detach()
+    expected = plain.hidden(base, TOKENS, plain.factors(charter, state), float(charter.scale)).detach()
     # The bound of test_model, doubled for the adapter's own sums.
     limit = 2 * EPSILON * base.architecture.layers * (16 + 4 * 80**0.5) * float(expected.abs().max())
     assert (got - expected).abs().max() <= limit

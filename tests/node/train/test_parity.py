@@ -1,0 +1,135 @@
+"""Loss and every gradient of the adapter equal those of the plain PyTorch model, in shapes drawn at random.
+
+The plain model (tests/node/train/plain.py) runs in float64 on the same weights, with BitNet's arithmetic and
+straight-through gradients. Where the tolerances come from, all as shares of the gradient's norm:
+
+* float32: in each layer a gradient passes seven products of up to n terms forward, as many backward, and
+  about 32 other operations each way. Every one rounds to EPSILON of what it sums; errors of sums are random
+  and grow with the square root of their terms: EPSILON * layers * (64 + 14 * sqrt(n)).
+* two limbs: each of the seven backward products of a layer rounds the elements of a row by at most half a
+  step, 1 / (127 * 256) of its largest, which is at most its norm: layers * 7 * sqrt(n) / 2 / (127 * 256).
+* kept in bfloat16: each layer reads six kept values (two norms, two sub-norms, gate and up), each wrong by at
+  most 2^-8 of itself; a norm uses its input twice: layers * 12 * 2^-8.
+* flips: an activation on the boundary of two int8 codes may round one way in float32 and the other way in
+  float64. It then differs by a step, up to 1/127 of its row, and others behind it may follow. The hidden
+  states show it: where they agree to float32's rounding, nothing flipped; else two whole steps are allowed.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sterna.train.lora import Lora
+from sterna.train.loss import Head, cross_entropy
+from sterna.train.model import KEEP_ALL, Decoder, Keeping
+from sterna_protocol.merge.scheme import delta_parts, delta_size
+from tests.node.train import plain
+from tests.node.train.tiny import scheme_for, tiny_base
+
+EPSILON = float(np.finfo(np.float32).eps)
+FLIPPED = 2 / 127
+
+
+@st.composite
+def shapes(draw):
+    kv_heads = draw(st.integers(1, 3))
+    return {
+        "hidden_size": draw(st.integers(8, 90)),
+        "layers": draw(st.integers(1, 3)),
+        "heads": kv_heads * draw(st.integers(1, 3)),
+        "kv_heads": kv_heads,
+        "head_size": 2 * draw(st.integers(1, 12)),
+        "ffn_size": draw(st.integers(8, 150)),
+        "activation": draw(st.sampled_from(["relu2", "silu"])),
+        "sub_norms": draw(st.booleans()),
+        "gated": draw(st.booleans()),
+        "tied_embeddings": draw(st.booleans()),
+        "rope_theta": draw(st.sampled_from([1e4, 5e5])),
+    }
+
+
+def of_both(base, *, rank, scheme, sequences, length, backward, keeping):
+    """(hidden states, loss, gradient) of our model and of the plain one."""
+    rng = np.random.default_rng(7)
+    a = base.architecture
+    inputs = rng.integers(0, a.vocab_size, (sequences, length))
+    targets = rng.integers(0, a.vocab_size, (sequences, length))
+    charter = scheme_for(a, scheme=scheme, rank=rank, subspaces=2)
+    state = (rng.normal(size=(charter.subspaces, delta_size(charter))) * 0.05).astype(np.float32)
+
+    lora = Lora(charter, state, trained=0)
+    hidden = Decoder(base, backward=backward).hidden(inputs, lora=lora, keeping=keeping)
+    loss = cross_entropy(hidden, targets, Head(base.head))
+    loss.backward()
+
+    factors = plain.factors(charter, state)
+    plain_hidden = plain.hidden(base, inputs, factors, float(charter.scale))
+    logits = plain_hidden @ plain.head_rows(base).T
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="sum"
+    )
+    expected.backward()
+    pieces = [
+        factors[part.name][0].grad[:rank] if part.matrix == "a" else factors[part.name][1].grad[:, :rank]
+        for part in delta_parts(charter)
+    ]
+    return (
+        (hidden.detach(), loss.item(), lora.gradient.double()),
+        (plain_hidden.detach(), expected.item(), torch.cat([piece.flatten() for piece in pieces])),
+    )
+
+
+CASES = {
+    "fp32": ("fp32", KEEP_ALL),
+    "fp32, recomputed": ("fp32", Keeping(recomputed=2)),
+    "int8x2": ("int8x2", KEEP_ALL),
+    "int8x2, kept in bfloat16": ("int8x2", Keeping(rounded=True, recomputed=1)),
+}
+
+
+def tolerance(architecture, *, limbs: bool = False, rounded: bool = False) -> float:
+    """How far the whole gradient may be off, as a share of its norm; see the top of this file."""
+    a = architecture
+    widest = max(a.hidden_size, a.ffn_size, a.heads * a.head_size)
+    share = EPSILON * (64 + 14 * widest**0.5)
+    if limbs:
+        share += 7 * widest**0.5 / 2 / (127 * 256)
+    if rounded:
+        share += 12 * 2.0**-8
+    return a.layers * share
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    shape=shapes(),
+    rank=st.integers(1, 9),
+    scheme=st.sampled_from(["fixed", "cycle", "pair"]),
+    sequences=st.integers(1, 3),
+    length=st.integers(2, 40),
+)
+def test_loss_and_gradient_equal_plain_torch(tmp_path, case, shape, rank, scheme, sequences, length):
+    backward, keeping = CASES[case]
+    base = tiny_base(tmp_path, **shape)
+    (hidden, loss, gradient), (plain_hidden, plain_loss, plain_gradient) = of_both(
+        base,
+        rank=rank,
+        scheme=scheme,
+        sequences=sequences,
+        length=length,
+        backward=backward,
+        keeping=keeping,
+    )
+    exact = tolerance(base.architecture)
+    whole = tolerance(base.architecture, limbs=backward == "int8x2", rounded=keeping.rounded)
+    if (hidden - plain_hidden).norm() > exact * plain_hidden.norm():
+        exact, whole = exact + FLIPPED, whole + FLIPPED
+    assert abs(loss - plain_loss) <= exact * plain_loss
+    assert (gradient - plain_gradient).norm() <= whole * plain_gradient.norm()
