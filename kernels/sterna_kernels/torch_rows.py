@@ -1,11 +1,12 @@
 """What a decoder does with rows between two products, as torch functions of one pass over memory.
 
-Inputs are float32 or bfloat16, results float32 unless said otherwise. ``rounded`` keeps what the backward
-pass needs in bfloat16: half the memory, each kept number wrong by at most 2^-8 of itself.
+Inputs are float32 or bfloat16, results float32 unless said otherwise. ``keep`` says how what the backward
+pass needs is kept: as it is, or in bfloat16: half the memory, each number wrong by at most 2^-8 of itself.
 
 Shapes: n elements of a row; t tokens, h heads, e head size.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -16,23 +17,60 @@ from sterna_kernels import _native
 Activation = Literal["relu2", "silu"]
 
 
-def rms_norm(x: Tensor, w: Tensor, eps: float, *, rounded: bool = False) -> Tensor:
+Keep = Callable[[Tensor], Tensor]
+"""What is kept of a tensor for the backward pass."""
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """The tensor itself."""
+    return x
+
+
+def in_bfloat16(x: Tensor) -> Tensor:
+    """A rounded copy."""
+    return x.to(torch.bfloat16)
+
+
+class Shelf:
+    """Room in one piece for what a pass keeps in bfloat16.
+
+    Kept tensors with a place of their own each would lie scattered between the many that live shortly, and
+    the memory between them would suit no later one: up to a quarter of a step's memory.
+    """
+
+    def __init__(self, elements: int) -> None:
+        self._room = torch.empty(elements, dtype=torch.bfloat16)
+        self._used = 0
+
+    def keep(self, x: Tensor) -> Tensor:
+        """A rounded copy on the shelf, or beside it when it is full; what is rounded already, as it is."""
+        end = self._used + x.numel()
+        if x.dtype is torch.bfloat16 or end > self._room.numel():
+            return in_bfloat16(x)
+        # Not a view, for views share the count of writes by which autograd guards what it saved.
+        place = torch.empty(0, dtype=torch.bfloat16)
+        place.set_(self._room.untyped_storage(), self._used, x.shape, x.contiguous().stride())
+        self._used = end
+        return place.copy_(x)
+
+
+def rms_norm(x: Tensor, w: Tensor, eps: float, *, keep: Keep = as_it_is) -> Tensor:
     """w x / sqrt(mean(x^2) + eps) of rows x [.., n]; the weight w [n] is frozen."""
-    y: Tensor = _RmsNorm.apply(x, w, eps, rounded)  # type: ignore[no-untyped-call]
+    y: Tensor = _RmsNorm.apply(x, w, eps, keep)  # type: ignore[no-untyped-call]
     return y
 
 
-def rms_norm_beside(x: Tensor, w: Tensor, eps: float, *, rounded: bool = False) -> tuple[Tensor, Tensor]:
+def rms_norm_beside(x: Tensor, w: Tensor, eps: float, *, keep: Keep = as_it_is) -> tuple[Tensor, Tensor]:
     """x once more and ``rms_norm`` of it: for a residual stream, whose two gradients are added on the way."""
-    both: tuple[Tensor, Tensor] = _RmsNormBeside.apply(x, w, eps, rounded)  # type: ignore[no-untyped-call]
+    both: tuple[Tensor, Tensor] = _RmsNormBeside.apply(x, w, eps, keep)  # type: ignore[no-untyped-call]
     return both
 
 
 def gated(
-    act: Activation, gate: Tensor, up: Tensor, w: Tensor | None, eps: float, *, rounded: bool = False
+    act: Activation, gate: Tensor, up: Tensor, w: Tensor | None, eps: float, *, keep: Keep = as_it_is
 ) -> Tensor:
     """act(gate) * up of rows [.., n], normed with the weight w [n] if there is one."""
-    y: Tensor = _Gated.apply(gate, up, w, eps, act, rounded)  # type: ignore[no-untyped-call]
+    y: Tensor = _Gated.apply(gate, up, w, eps, act, keep)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -47,9 +85,9 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, *, dtype: torch.dtype = torch.f
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w, eps, rounded):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, w, eps, keep):  # type: ignore[no-untyped-def]
         y, inverse = _rms_norm(x, w, eps)
-        ctx.save_for_backward(_kept(x, rounded), w, inverse)
+        ctx.save_for_backward(keep(x), w, inverse)
         return y
 
     @staticmethod
@@ -59,9 +97,9 @@ class _RmsNorm(torch.autograd.Function):
 
 class _RmsNormBeside(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w, eps, rounded):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, w, eps, keep):  # type: ignore[no-untyped-def]
         y, inverse = _rms_norm(x, w, eps)
-        ctx.save_for_backward(_kept(x, rounded), w, inverse)
+        ctx.save_for_backward(keep(x), w, inverse)
         return x.view_as(x), y
 
     @staticmethod
@@ -71,9 +109,9 @@ class _RmsNormBeside(torch.autograd.Function):
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, gate, up, w, eps, act, rounded):  # type: ignore[no-untyped-def]
+    def forward(ctx, gate, up, w, eps, act, keep):  # type: ignore[no-untyped-def]
         y, inverse = _gated(gate, up, w, eps, act)
-        ctx.save_for_backward(_kept(gate, rounded), _kept(up, rounded), w, inverse)
+        ctx.save_for_backward(keep(gate), keep(up), w, inverse)
         ctx.act = act
         return y
 
@@ -92,10 +130,6 @@ class _Rotated(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):  # type: ignore[no-untyped-def]
         return _rotate(g, *ctx.saved_tensors, -1.0, False), None, None, None
-
-
-def _kept(x: Tensor, rounded: bool) -> Tensor:
-    return x.to(torch.bfloat16) if rounded else x
 
 
 # --- the operators ---

@@ -8,9 +8,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from sterna_kernels.torch_rows import gated, rms_norm, rms_norm_beside, rotated
+from sterna_kernels.torch_rows import (
+    Shelf,
+    as_it_is,
+    gated,
+    in_bfloat16,
+    rms_norm,
+    rms_norm_beside,
+    rotated,
+)
 
 EPSILON = float(np.finfo(np.float32).eps)
+KEEP = {False: as_it_is, True: in_bfloat16}
 ROUNDING = {False: 0.0, True: 2.0**-8}
 EPS = 1e-5
 
@@ -49,13 +58,13 @@ def test_the_norm_and_its_gradient(n, rounded):
     expected = plain_norm(exact, w.double())
     (d_expected,) = gradients(expected, [exact], g)
     x.requires_grad_()
-    y = rms_norm(x, w, EPS, rounded=rounded)
+    y = rms_norm(x, w, EPS, keep=KEEP[rounded])
     assert close(y.detach(), expected.detach(), rounded=False, scale=float(expected.detach().abs().max()))
     # dx is the difference of two terms, each up to |g| |w| / rms(x) times the row's largest over its rms.
     size = float((g * w).abs().max() / x.detach().square().mean(-1).sqrt().min())
     size *= float((x.detach().abs().amax(1) / x.detach().square().mean(-1).sqrt()).max()) ** 2
     assert close(gradients(y, [x], g)[0], d_expected, rounded=rounded, scale=size)
-    h, beside = rms_norm_beside(x, w, EPS, rounded=rounded)
+    h, beside = rms_norm_beside(x, w, EPS, keep=KEEP[rounded])
     assert torch.equal(h, x)
     assert torch.equal(beside, y)
     (both,) = torch.autograd.grad((h, beside), x, (g, g))
@@ -74,7 +83,7 @@ def test_the_gated_activation_and_its_gradients(n, act, normed, rounded):
     expected = plain_norm(product, w.double()) if normed else product
     wanted = gradients(expected, exact, g)
     inputs = [gate.requires_grad_(), up.requires_grad_()]
-    y = gated(act, *inputs, w, EPS, rounded=rounded)
+    y = gated(act, *inputs, w, EPS, keep=KEEP[rounded])
     assert close(y.detach(), expected.detach(), rounded=False, scale=float(expected.detach().abs().max()))
     rms = (product.detach().square().mean(-1) + EPS).sqrt()
     size = 1.0
@@ -112,6 +121,16 @@ def test_the_rotation_turns_and_its_gradient_turns_back(b, t, h, half, to_bfloat
     assert torch.isfinite(turned).all()
     once_more = rotated(back.detach(), cos, sin)
     assert (once_more - g.to(dtype).float()).abs().max() <= 16 * EPSILON * float(g.abs().max())
+
+
+def test_a_shelf_holds_rounded_copies_side_by_side_and_more_than_fit_beside_it():
+    shelf, first, second = Shelf(100), drawn(6, 10), drawn(5, 10, seed=1)
+    kept = [shelf.keep(first), shelf.keep(first[:4]), shelf.keep(second)]
+    for copy, original in zip(kept, (first, first[:4], second), strict=True):
+        assert torch.equal(copy, original.bfloat16())
+    assert kept[1].data_ptr() == kept[0].data_ptr() + 2 * 60
+    assert kept[2].untyped_storage().data_ptr() != kept[0].untyped_storage().data_ptr()
+    assert shelf.keep(kept[0]) is kept[0]
 
 
 def test_no_rows_give_no_rows():

@@ -20,6 +20,7 @@ from sterna.bench.random_base import write_random_base
 from sterna.bench.shapes import SHAPES
 from sterna.errors import ConfigError
 from sterna.train.base import Architecture
+from sterna.train.worker import malloc_environment
 from sterna_kernels import variants
 
 RIVALS = {
@@ -32,9 +33,6 @@ WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
 
 MEMORY_TOKENS = 128
 """What QVAC's published figures of memory are for."""
-
-KEPT_MEMORY_BYTES = 1 << 30
-"""As in the worker: memory freed within a step is kept for the next one."""
 
 MEASURED_LAYERS = 2
 """Layers of a rival that is not measured whole; the second measurement has twice as many."""
@@ -257,7 +255,7 @@ def _ours(choices: Choices, path: Path) -> Measured:
         str(choices.threads),
         variant,
         choices.backward,
-        environment=_environment(choices),
+        environment=_environment(choices) | malloc_environment(path.stat().st_size),
     )
 
 
@@ -274,11 +272,9 @@ def _rival(choices: Choices, kind: str, layers: int) -> Measured:
 
 
 def _environment(choices: Choices) -> dict[str, str]:
-    """The same for all systems, and what the worker runs with."""
+    """The same for all systems."""
     return {
         "OMP_NUM_THREADS": str(choices.threads),
         "OMP_WAIT_POLICY": "passive",
-        "MALLOC_TRIM_THRESHOLD_": str(KEPT_MEMORY_BYTES),
-        "MALLOC_MMAP_THRESHOLD_": str(KEPT_MEMORY_BYTES),
         **({} if choices.amx else WITHOUT_AMX),
     }

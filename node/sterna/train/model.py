@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +22,16 @@ from torch.utils.checkpoint import checkpoint
 from sterna.train.base import Architecture, Base
 from sterna_kernels import TernaryMatrix, variant
 from sterna_kernels.torch import Backward, ternary_linear
-from sterna_kernels.torch_rows import gated, rms_norm, rms_norm_beside, rotated
+from sterna_kernels.torch_rows import (
+    Keep,
+    Shelf,
+    as_it_is,
+    gated,
+    in_bfloat16,
+    rms_norm,
+    rms_norm_beside,
+    rotated,
+)
 
 BFLOAT16_TOKENS = 64
 """From so many tokens on, attention in bfloat16 is worth its conversions on a processor with AMX."""
@@ -94,8 +103,8 @@ class _Pass:
     sin: Tensor
     lora: Correction | None
     cache: KeyValueCache | None
-    rounded: bool
     attention: torch.dtype
+    keep: Keep
 
 
 class Decoder:
@@ -138,19 +147,22 @@ class Decoder:
             raise ValueError(f"{end} tokens, there is room for {room}")
         cos, sin = self._rotation(start, end)
         h = self._embedded(tokens)
-        pass_ = _Pass(
+        fleeting = _Pass(
             cos,
             sin,
             lora,
             cache,
-            rounded=keeping.rounded,
             attention=self._attention_dtype(tokens.shape[1], keeping),
+            keep=in_bfloat16 if keeping.rounded else as_it_is,
         )
+        lasting = replace(fleeting, keep=self._keep(tokens.size, keeping))
         for number in range(len(self._layers)):
             if number < keeping.recomputed and torch.is_grad_enabled():
-                h = checkpoint(self._layer, number, h, pass_, use_reentrant=False, preserve_rng_state=False)
+                h = checkpoint(
+                    self._layer, number, h, fleeting, use_reentrant=False, preserve_rng_state=False
+                )
             else:
-                h = self._layer(number, h, pass_)
+                h = self._layer(number, h, lasting)
         if cache is not None:
             cache.length = end
         return rms_norm(h, self._final_norm, self.architecture.norm_eps)
@@ -160,7 +172,7 @@ class Decoder:
         a = self.architecture
         attention, kv = a.heads * a.head_size, a.kv_heads * a.head_size
         # Norms keep their inputs; attention its q, k, v and output; the feed-forward gate and up.
-        kept = 2 * a.hidden_size + attention + 2 * a.ffn_size
+        kept = self._shelved(1)
         seen = 2 * attention + 2 * kv
         return tokens * (
             kept * (2 if rounded else 4) + seen * (2 if rounded and self._rounds_attention else 4)
@@ -168,7 +180,7 @@ class Decoder:
 
     def _layer(self, number: int, h: Tensor, pass_: _Pass) -> Tensor:
         layer = self._layers[number]
-        a, eps, rounded = self.architecture, self.architecture.norm_eps, pass_.rounded
+        a, eps, keep = self.architecture, self.architecture.norm_eps, pass_.keep
         b, t, _ = h.shape
         lora, dtype = pass_.lora, pass_.attention
 
@@ -176,7 +188,7 @@ class Decoder:
             y = ternary_linear(x, layer.linears[name], backward=self._backward)
             return y if lora is None else lora.correct(f"layers.{number}.{name}", x, y)
 
-        h, x = rms_norm_beside(h, layer.norms["attn_norm"], eps, rounded=rounded)
+        h, x = rms_norm_beside(h, layer.norms["attn_norm"], eps, keep=keep)
         q = rotated(linear("q", x).view(b, t, a.heads, a.head_size), pass_.cos, pass_.sin, dtype=dtype)
         k = rotated(linear("k", x).view(b, t, a.kv_heads, a.head_size), pass_.cos, pass_.sin, dtype=dtype)
         q, k = q.transpose(1, 2), k.transpose(1, 2)
@@ -184,17 +196,29 @@ class Decoder:
         if pass_.cache is not None:
             k, v = pass_.cache.extended(number, k, v)
         x = _attention(q, k, v).transpose(1, 2).reshape(b, t, a.heads * a.head_size)
-        x = rms_norm(x, layer.norms["attn_sub_norm"], eps, rounded=rounded) if a.sub_norms else x.float()
+        x = rms_norm(x, layer.norms["attn_sub_norm"], eps, keep=keep) if a.sub_norms else x.float()
         h = h + linear("o", x)
-        h, x = rms_norm_beside(h, layer.norms["ffn_norm"], eps, rounded=rounded)
+        h, x = rms_norm_beside(h, layer.norms["ffn_norm"], eps, keep=keep)
         sub_norm = layer.norms.get("ffn_sub_norm")
         if a.gated:
-            x = gated(a.activation, linear("gate", x), linear("up", x), sub_norm, eps, rounded=rounded)
+            x = gated(a.activation, linear("gate", x), linear("up", x), sub_norm, eps, keep=keep)
         else:
             up = linear("up", x)
             x = F.relu(up).square() if a.activation == "relu2" else F.silu(up)
-            x = x if sub_norm is None else rms_norm(x, sub_norm, eps, rounded=rounded)
+            x = x if sub_norm is None else rms_norm(x, sub_norm, eps, keep=keep)
         return h + linear("down", x)
+
+    def _shelved(self, tokens: int) -> int:
+        """Elements that one layer keeps of ``tokens`` tokens, beside those of its attention."""
+        a = self.architecture
+        return tokens * (2 * a.hidden_size + a.heads * a.head_size + 2 * a.ffn_size)
+
+    def _keep(self, tokens: int, keeping: Keeping) -> Keep:
+        if not keeping.rounded:
+            return as_it_is
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return in_bfloat16
+        return Shelf((self.architecture.layers - keeping.recomputed) * self._shelved(tokens)).keep
 
     def _attention_dtype(self, tokens: int, keeping: Keeping) -> torch.dtype:
         rounds = keeping.rounded or not torch.is_grad_enabled()

@@ -29,6 +29,9 @@ MICRO_BATCH_TOKENS = 2048
 BLOCK = 1 << 18
 """Values that the optimiser moves at once: what it holds of them stays in the cache."""
 
+EXACT_SHARE = 8
+"""Activations are kept as they are up to this part of what they may take: small bases are, large ones not."""
+
 OnStep = Callable[[int, float], None]
 """Called after each step with its number, from 1, and its loss in nats per token."""
 
@@ -57,7 +60,7 @@ class AdamW:
         self._steps += 1
         first, second = BETAS
         everything = (self._values, self._mean, self._square, gradient)
-        for values, mean, square, g in zip(*(t.split(BLOCK) for t in everything), strict=True):
+        for values, mean, square, g in zip(*(torch.split(t, BLOCK) for t in everything), strict=True):
             mean.lerp_(g, 1 - first)
             square.mul_(second).addcmul_(g, g, value=1 - second)
             size = (square / (1 - second**self._steps)).sqrt_().add_(EPSILON)
@@ -141,7 +144,7 @@ def keeping_within(decoder: Decoder, recipe: Recipe, *, budget_bytes: int) -> Ke
     tokens = min(MICRO_BATCH_TOKENS, recipe.sequences_per_step * recipe.tokens_per_sequence)
     tokens = max(tokens, recipe.tokens_per_sequence)
     layers = decoder.architecture.layers
-    if layers * decoder.activation_bytes(tokens, rounded=False) <= budget_bytes:
+    if layers * decoder.activation_bytes(tokens, rounded=False) <= budget_bytes // EXACT_SHARE:
         return KEEP_ALL
     kept = budget_bytes // decoder.activation_bytes(tokens, rounded=True)
     return Keeping(rounded=True, recomputed=max(0, layers - kept))

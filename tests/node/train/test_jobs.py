@@ -301,8 +301,8 @@ def test_activations_that_do_not_fit_are_rounded_and_then_recomputed(workshop):
         0: Keeping(rounded=True, recomputed=2),
         rounded: Keeping(rounded=True, recomputed=1),
         2 * rounded: Keeping(rounded=True),
-        2 * exact - 1: Keeping(rounded=True),
-        2 * exact: Keeping(),
+        8 * 2 * exact - 1: Keeping(rounded=True),
+        8 * 2 * exact: Keeping(),
     }
     for budget, keeping in expected.items():
         assert keeping_within(workshop._decoder, recipe, budget_bytes=budget) == keeping
