@@ -371,8 +371,8 @@ def malloc_environment(base_bytes: int) -> dict[str, str]:
     """How the C library should hold a training process's memory.
 
     Each step frees and takes the same memory, and handing it to the system in between costs page faults: a
-    tenth of a step of a small base, a quarter of one of a large base. Kept, it is twice what a step with a large
-    base needs, because aligned blocks of one size are not found again between blocks that live longer. The
+    tenth of a step of a small base, a quarter of one of a large base. Kept, it is twice what such a step
+    needs, because aligned blocks of one size are not found again between blocks that live longer. The
     child gives back what it kept when a job ends.
     """
     returned = RETURNED_BYTES if base_bytes >= LARGE_BASE_BYTES else KEPT_MEMORY_BYTES
