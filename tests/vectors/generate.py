@@ -338,7 +338,7 @@ def _acts() -> list[dict[str, Any]]:
     invite = {
         "name": "invitation",
         "seed": invitation.seed.hex(),
-        "invite_preimage": invitation.invite.preimage(swarm).hex(),
+        "invite_preimage": invitation.invites[0].preimage(swarm).hex(),
         "fields": _fields(invitation),
         "encoded": invitation.encode().hex(),
     }

@@ -51,7 +51,7 @@ def test_golden_acts_are_read_and_verified():
         assert act.id.hex() == case["id"]
         assert generate._fields(act.content) == case["body_fields"]
     read = decode_invitation(bytes.fromhex(invitation["encoded"]), swarm)
-    assert read.invite.preimage(swarm).hex() == invitation["invite_preimage"]
+    assert read.invites[0].preimage(swarm).hex() == invitation["invite_preimage"]
     assert Decision.decode(bytes.fromhex(carried["decision"])).id.hex() == carried["id"]
     reform = decode_reform(named["text"])
     assert reform.frame().hex() == named["frame"]

@@ -18,7 +18,7 @@ from sterna_protocol.wire.signing import SigningKey
 
 Rule = Literal["mean", "clip+mean", "median", "trimmed", "nnm+trimmed", "clip+filter"]
 Quorum = Literal["byzantine", "majority"]
-AdmissionMode = Literal["invite", "open"]
+AdmissionMode = Literal["invite", "open", "psk"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from sterna.swarm.light import LightPeer
 from sterna.swarm.unmerge import unmerge
 from sterna_protocol.merge.adapter import Adapter, encode_adapter
 from sterna_protocol.swarm.charter import Charter, SignedCharter
+from sterna_protocol.swarm.invitation import decode_invitation
 from sterna_protocol.swarm.ticket import Ticket, decode_ticket
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.ids import parse_peer_name
@@ -186,12 +187,16 @@ async def open_light_peer(ticket: Ticket, *, timeout: float) -> AsyncIterator[Li
     """
     with tempfile.TemporaryDirectory(prefix="sterna-light-") as folder:
         blobs = Path(folder)
+        network_key = b""
+        if ticket.invite:
+            network_key = decode_invitation(ticket.invite, ticket.swarm).network_key
         config = NetConfig(
             identity_seed=secrets.token_bytes(32),
             listen=(),
             bootstrap=ticket.addresses,
             topic=topic_of(ticket.swarm),
             blobs=blobs,
+            network_key=network_key,
         )
         async with open_net(config) as net:
             connected: set[bytes] = set()

@@ -17,12 +17,12 @@ from sterna.app.homes import open_home_for_reading
 from sterna.app.observe import LAST_SWARM
 from sterna.app.status import read_status
 from sterna.errors import ConfigError
-from sterna.store import NEXT_KEY, Disk, WaitingActs, next_seed, reported
+from sterna.store import NEXT_KEY, Disk, Store, WaitingActs, next_seed, reported
 from sterna.swarm.light import genesis_digest
 from sterna_protocol.errors import MalformedMessage, Untimely
 from sterna_protocol.round.chain import Chain
 from sterna_protocol.swarm.charter import Charter, SignedCharter
-from sterna_protocol.swarm.invitation import invite_with
+from sterna_protocol.swarm.invitation import Invitation, invite_with
 from sterna_protocol.swarm.roll import Roll, Standing
 from sterna_protocol.swarm.ticket import Ticket, decode_ticket, encode_ticket
 from sterna_protocol.wire.acts import Act, ActBody, Departure, Revocation, Rotation, sign_act
@@ -40,6 +40,7 @@ class Member:
     charter: Charter
     chain: Chain
     addresses: tuple[str, ...]
+    network_key: bytes
 
     @property
     def swarm(self) -> bytes:
@@ -88,7 +89,24 @@ def open_member(home: Path | None) -> Member:
             charter=charter,
             chain=Chain(charter, genesis_digest(charter), certificates),
             addresses=addresses,
+            network_key=network_key_of(store, swarm),
         )
+
+
+def network_key_of(store: Store, swarm: bytes) -> bytes:
+    """The key of a swarm's private network; empty if it has none."""
+    return bytes.fromhex(store.setting(f"network_key.{swarm.hex()}") or "")
+
+
+def put_network_key(store: Store, swarm: bytes, network_key: bytes) -> None:
+    store.put_setting(f"network_key.{swarm.hex()}", network_key.hex())
+
+
+def ticket_invitation(invitation: Invitation | None, network_key: bytes) -> bytes:
+    """What a ticket carries: the invitation, if any, with the key of the private network, if any."""
+    if invitation is None:
+        return Invitation(invites=(), seed=b"", network_key=network_key).encode() if network_key else b""
+    return invitation.model_copy(update={"network_key": network_key}).encode()
 
 
 def invite(home: Path | None, *, uses: int, rounds: int, may_invite: int) -> dict[str, Any]:
@@ -131,7 +149,7 @@ def invite(home: Path | None, *, uses: int, rounds: int, may_invite: int) -> dic
         addresses=member.addresses,
         anchor_round=head.round_ if head else 0,
         anchor=head.id if head else b"",
-        invite=invitation.encode(),
+        invite=ticket_invitation(invitation, member.network_key),
     )
     return {
         "ticket": encode_ticket(ticket),

@@ -18,6 +18,7 @@ from sterna.app.founding import FoundBase, FoundingChoices, base_of_charter, fin
 from sterna.app.homes import open_home
 from sterna.app.journal import SwarmJournal
 from sterna.app.light import fetch_charter, topic_of
+from sterna.app.membership import network_key_of, put_network_key, ticket_invitation
 from sterna.app.observe import LAST_SWARM
 from sterna.app.running import Display, KeyRotated, RunningNode
 from sterna.app.trainer import WorkerTrainer
@@ -74,6 +75,9 @@ async def create_swarm(base: str, choices: FoundingChoices, options: NodeOptions
     async with _opened(options.home) as (store, thread):
         key = SigningKey.from_seed(await _in(thread, store.key))
         signed = found(chosen, key, choices)
+        if signed.charter.admission.mode == "psk":
+            network_key = secrets.token_bytes(32)
+            await _in(thread, put_network_key, store, signed.charter.swarm_id, network_key)
         membership = await _in(thread, _remember, store, signed, data, ())
         await _run(store, thread, membership, chosen, options, display)
 
@@ -93,7 +97,7 @@ async def join_swarm(ticket_text: str, options: NodeOptions, display: Display) -
         if known is None:
             display.event("joining", looking_for=f"{len(ticket.addresses)} addresses of the ticket")
             signed = await fetch_charter(ticket)
-            if invitation is None and signed.charter.admission.mode != "open":
+            if (invitation is None or not invitation.invites) and signed.charter.admission.mode != "open":
                 raise ConfigError(
                     "this ticket invites nobody, and the swarm takes only who was invited: ask a member for "
                     "the ticket that `sterna invite` prints"
@@ -103,7 +107,9 @@ async def join_swarm(ticket_text: str, options: NodeOptions, display: Display) -
         base = base_of_charter(signed.charter)
         data = _checked(options.data, base, display)
         membership = await _in(thread, _remember, store, signed, data, ticket.addresses)
-        if invitation is not None:
+        if invitation is not None and invitation.network_key:
+            await _in(thread, put_network_key, store, membership.swarm, invitation.network_key)
+        if invitation is not None and invitation.invites:
             await _in(thread, _accept, store, signed.charter, invitation)
         await _run(store, thread, membership, base, options, display)
 
@@ -253,6 +259,7 @@ async def _run_under_one_key(
     charter = signed.charter
     memory: _Memory = await _in(thread, _recall, store, membership)
     key = SigningKey.from_seed(memory.seed)
+    network_key = await _in(thread, network_key_of, store, charter.swarm_id)
     acts = WaitingActs(store.home, charter.swarm_id)
     journal = SwarmJournal(store, charter.swarm_id, thread)
     genesis = encode_adapter(charter, genesis_adapter(charter))
@@ -263,6 +270,7 @@ async def _run_under_one_key(
         bootstrap=memory.addresses,
         topic=topic_of(charter.swarm_id),
         blobs=store.home / "blobs",
+        network_key=network_key,
     )
     rng = random.Random(secrets.randbits(64))
     activity = Activity()
@@ -320,7 +328,7 @@ async def _run_under_one_key(
             gate=gate,
             journal=journal,
             acts=acts,
-            invitation=b"" if standing is None else standing.encode(),
+            invitation=ticket_invitation(standing, network_key),
             display=display,
         )
         await running.run()

@@ -43,7 +43,7 @@ def create(
     ] = None,
     admission: Annotated[
         AdmissionMode | None,
-        typer.Option(help="invite: who was invited. open: anybody, with little weight at first."),
+        typer.Option(help="invite: who was invited. psk: nobody else can even connect. open: anybody."),
     ] = None,
     train_seconds: Annotated[
         float | None, typer.Option(min=1, help="Longest time a round waits for deltas.")

@@ -50,6 +50,7 @@ class Config:
     """What the core sends first."""
 
     identity_seed: bytes
+    network_key: bytes
     listen: list[str]
     bootstrap: list[str]
     redial: list[str]
@@ -140,6 +141,7 @@ async def run(descriptor: int) -> None:
         async with open_host(
             seed=config.identity_seed,
             listen=config.listen,
+            network_key=config.network_key,
             admit=lambda peer: not scores.is_banned(peer, trio.current_time()),
             blame=blame,
         ) as host:

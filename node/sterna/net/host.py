@@ -227,10 +227,14 @@ async def open_host(
     *,
     seed: bytes,
     listen: Sequence[str],
+    network_key: bytes = b"",
     admit: Callable[[bytes], bool],
     blame: Callable[[bytes, Offence, str], None],
 ) -> AsyncIterator[Host]:
     """A running host that listens on ``listen``.
+
+    With a ``network_key`` of 32 bytes every connection is encrypted under it from the first byte on, below
+    Noise: whoever lacks the key cannot even begin the handshake.
 
     Raises:
         ConfigError: an address cannot be parsed or listened on.
@@ -243,6 +247,7 @@ async def open_host(
         raise ConfigError(f"listen addresses {list(listen)}: {error}") from error
     libp2p: Any = new_host(
         key_pair=key_pair,
+        psk=network_key.hex() or None,
         sec_opt={NOISE: hardening.Ed25519Noise(key_pair, admit)},
         muxer_opt={TProtocol(YAMUX): hardening.BoundedYamux},
         transports=[TCP()],

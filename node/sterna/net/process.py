@@ -87,6 +87,7 @@ class NetConfig:
         bootstrap: full multiaddrs with /p2p/<PeerID>, dialled whenever they are not connected.
         topic: gossip topic, "sterna/<swarm id in hex>".
         blobs: content-addressed folder to serve from and fetch into.
+        network_key: 32 bytes that all members of a private network hold; empty: none.
         address_space_mib: RLIMIT_AS of the network process. An idle one needs about 260 MiB; the rest is
             what peers can make the library buffer before it dies and is started again.
     """
@@ -96,6 +97,7 @@ class NetConfig:
     bootstrap: tuple[str, ...]
     topic: str
     blobs: Path
+    network_key: bytes = field(default=b"", repr=False)
     address_space_mib: int = 1024
 
 
@@ -328,6 +330,7 @@ class Net:
     def _first_message(self) -> dict[str, object]:
         return {
             "identity_seed": self._config.identity_seed,
+            "network_key": self._config.network_key,
             "listen": list(self._listen),
             "bootstrap": list(self._config.bootstrap),
             "redial": list(self._redial),

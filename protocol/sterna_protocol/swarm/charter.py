@@ -142,7 +142,7 @@ class AdmissionPolicy(Record):
     """Who may take part (docs/spec/admission.md). Each mode reads the fields that it needs.
 
     Args:
-        mode: ``invite``: who was invited; ``open``: anybody.
+        mode: ``invite``: who was invited; ``psk``: the same, and nobody else can connect; ``open``: anybody.
         max_depth: longest chain of invites below a founder.
         quota: peers that a founder may invite, and the most that an invite may allow whom it lets in.
         open_percent: share of a merge's weight, and of a slate's places, for strangers of an open swarm.
@@ -150,7 +150,7 @@ class AdmissionPolicy(Record):
             the committee; 0: at once, in a swarm that trusts whoever finds it.
     """
 
-    mode: Literal["invite", "open"]
+    mode: Literal["invite", "open", "psk"]
     max_depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)]
     quota: Annotated[int, Field(ge=0, le=MAX_INVITE_USES)]
     open_percent: Annotated[int, Field(ge=1, le=50)]

@@ -63,7 +63,7 @@ def default_charter(
     max_staleness: int = 2,
     retention_rounds: int = RETENTION_ROUNDS,
     quorum: Literal["byzantine", "majority"] = "byzantine",
-    admission: Literal["invite", "open"] = "invite",
+    admission: Literal["invite", "open", "psk"] = "invite",
     max_depth: int = 3,
     invite_quota: int = 64,
     open_percent: int = 20,

@@ -1,33 +1,58 @@
-"""The invitation in a ticket: an invite and its private key. Whoever holds the ticket can join by it."""
+"""The invitation in a ticket: an invite with its private key, and the key of a private network.
+
+Whoever holds the ticket can join by it.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
-from sterna_protocol.errors import MalformedMessage
+from pydantic import Field, model_validator
+
+from sterna_protocol.errors import LocalProtocolError, MalformedMessage
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.swarm.ticket import MAX_INVITE_BYTES
 from sterna_protocol.wire import signing
 from sterna_protocol.wire.acts import Act, Admission, Invite, make_invite, sign_act
 from sterna_protocol.wire.encoding import Record
-from sterna_protocol.wire.ids import Digest, sha256
+from sterna_protocol.wire.ids import ID_BYTES, sha256
 
 STANDING_USES = 16
 STANDING_ROUNDS = 1000
 """What the invite of a founder's own ticket is good for; `sterna invite` makes others."""
 
 
+Secret = Annotated[bytes, Field(max_length=ID_BYTES)]
+"""32 bytes, or none."""
+
+
 class Invitation(Record):
-    """``seed`` is that of the invite's key."""
+    """At most one invite, with the ``seed`` of its key; ``network_key`` is empty but in a private network,
+    where nobody can look on without it."""
 
     max_bytes: ClassVar[int] = MAX_INVITE_BYTES
 
-    invite: Invite
-    seed: Digest
+    invites: Annotated[tuple[Invite, ...], Field(max_length=1)]
+    seed: Secret
+    network_key: Secret
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.seed) != ID_BYTES * len(self.invites):
+            raise ValueError(f"a seed of {len(self.seed)} bytes for {len(self.invites)} invites")
+        if len(self.network_key) not in (0, ID_BYTES):
+            raise ValueError(f"a network key is {ID_BYTES} bytes or none, got {len(self.network_key)}")
+        return self
 
     def admit(self, joiner: signing.SigningKey, swarm: bytes) -> Act:
-        """The act that lets ``joiner`` in."""
-        body = Admission(invite=self.invite, joiner=joiner.peer)
+        """The act that lets ``joiner`` in.
+
+        Raises:
+            LocalProtocolError: there is no invite.
+        """
+        if not self.invites:
+            raise LocalProtocolError("an invitation without an invite lets nobody in")
+        body = Admission(invite=self.invites[0], joiner=joiner.peer)
         return sign_act(body, signing.SigningKey.from_seed(self.seed), joiner, swarm=swarm)
 
 
@@ -39,10 +64,10 @@ def decode_invitation(data: bytes, swarm: bytes) -> Invitation:
         BadSignature: the inviter did not make the invite for this swarm.
     """
     invitation = Invitation.decode(data)
-    invite = invitation.invite
-    if signing.SigningKey.from_seed(invitation.seed).peer != invite.key:
-        raise MalformedMessage("invitation with the key of another invite")
-    signing.verify(invite.inviter, invite.signature, invite.preimage(swarm))
+    for invite in invitation.invites:
+        if signing.SigningKey.from_seed(invitation.seed).peer != invite.key:
+            raise MalformedMessage("invitation with the key of another invite")
+        signing.verify(invite.inviter, invite.signature, invite.preimage(swarm))
     return invitation
 
 
@@ -56,7 +81,7 @@ def invite_with(
     """
     key = signing.SigningKey.from_seed(seed).peer
     invite = make_invite(inviter, key, swarm=swarm, uses=uses, last_round=last_round, may_invite=may_invite)
-    return Invitation(invite=invite, seed=seed)
+    return Invitation(invites=(invite,), seed=seed, network_key=b"")
 
 
 def standing_invitation(founder: signing.SigningKey, charter: Charter) -> Invitation | None:

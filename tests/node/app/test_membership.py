@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from sterna.app.demo.processes import LOOPBACK, DemoPeer, run_json
 from sterna.app.demo.samples import sample_texts
 from sterna.errors import NodeError
+from sterna_protocol.swarm.ticket import decode_ticket, encode_ticket
 
 WAIT_SECONDS = 120
 
@@ -121,5 +123,34 @@ async def test_a_founder_takes_a_new_key_and_goes_on_without_a_peer_that_never_r
         assert done["committee"] == [turned["new"]]
         await founder.start("resume", *common)
         await wait(founder, lambda status: status["round"] >= done["round"] + 2)
+    finally:
+        await asyncio.gather(*(peer.stop() for peer in peers))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.asyncio
+async def test_a_private_swarm_talks_to_nobody_who_lacks_its_key(tmp_path: Path) -> None:
+    founder, friend = peers = [
+        DemoPeer(index, tmp_path / f"peer-{index}", text) for index, text in enumerate(sample_texts()[:2])
+    ]
+    common = ("--listen", LOOPBACK, "--seed", "0")
+    try:
+        await founder.start(
+            *("swarm", "create", "--data", str(founder.data), "--steps", "1", "--min-deltas", "1"),
+            *("--admission", "psk", "--train-seconds", "5", *common),
+        )
+        status = await wait(founder, lambda status: bool(status.get("ticket")))
+        await friend.start("join", status["ticket"], "--data", str(friend.data), *common)
+        joined = await wait(friend, lambda status: status["class"] == "invited")
+
+        # A member's ticket invites nobody, but whoever has it may look on.
+        looking = ("--format", "sterna", "--output")
+        await run_json("pull", joined["ticket"], *looking, str(tmp_path / "adapter.sterna"))
+
+        blind = encode_ticket(replace(decode_ticket(status["ticket"]), invite=b""))
+        with pytest.raises(NodeError, match="code 4"):
+            await run_json("pull", blind, *looking, str(tmp_path / "none.sterna"), "--timeout", "5")
     finally:
         await asyncio.gather(*(peer.stop() for peer in peers))

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sterna.net import Gossip, Net, NetConfig, NetEvent, PeerConnected, Request, open_net
 from sterna.net.blobs import path_of
@@ -51,7 +51,7 @@ class Watch:
 
 
 @contextlib.asynccontextmanager
-async def node(folder: Path, number: int, *bootstrap: str, **settings: int) -> AsyncIterator[Watch]:
+async def node(folder: Path, number: int, *bootstrap: str, **settings: Any) -> AsyncIterator[Watch]:
     """Node ``number`` with its own folder and key, on a port that the system chooses."""
     config = NetConfig(
         identity_seed=bytes([number]) * 32,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sterna_protocol.errors import BadSignature, MalformedMessage
+from sterna_protocol.errors import BadSignature, LocalProtocolError, MalformedMessage
 from sterna_protocol.swarm.invitation import (
     Invitation,
     decode_invitation,
@@ -42,6 +42,19 @@ def test_a_seed_of_another_invite_is_malformed() -> None:
     wrong = INVITATION.model_copy(update={"seed": b"t" * 32})
     with pytest.raises(MalformedMessage, match="another invite"):
         decode_invitation(wrong.encode(), SWARM)
+
+
+def test_a_key_alone_lets_nobody_in_but_reaches_the_network() -> None:
+    alone = Invitation(invites=(), seed=b"", network_key=b"k" * 32)
+    assert decode_invitation(alone.encode(), SWARM) == alone
+    with pytest.raises(LocalProtocolError, match="lets nobody in"):
+        alone.admit(key(5), SWARM)
+
+
+@pytest.mark.parametrize("change", [{"seed": b""}, {"invites": ()}, {"network_key": b"short"}])
+def test_lengths_must_fit(change: dict[str, object]) -> None:
+    with pytest.raises(MalformedMessage):
+        decode_invitation(INVITATION.model_copy(update=change).encode(), SWARM)
 
 
 def test_an_invitation_into_another_swarm_is_refused() -> None:
