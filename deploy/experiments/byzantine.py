@@ -191,7 +191,7 @@ def plot(results: dict[Cell, float], out: Path) -> None:
     axes.set(ylim=(0, top * 1.08), ylabel="held-out loss above clean, nats per token")
     axes.set_xticks(range(len(POISONS)), list(POISONS))
     axes.set_title("6 of 20 peers poison; ten rounds, seed 0")
-    axes.legend(ncols=3, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=len(rules), fontsize=8)
     figure.savefig(out, dpi=120)
 
 
