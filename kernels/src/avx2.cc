@@ -81,6 +81,7 @@ void gemv(const GemvTask& t) {
       __m256i sum[2] = {}, sum4[2] = {};
 #pragma GCC unroll 4
       for (int q = 0; q < 4; ++q, p += 64, a += 16) {
+        _mm_prefetch(reinterpret_cast<const char*>(p + kPackedAhead), _MM_HINT_T0);
         const __m256i x0 = broadcast4(a), x1 = broadcast4(a + 4), x2 = broadcast4(a + 8),
                       x3 = broadcast4(a + 12);
 #pragma GCC unroll 2

@@ -137,27 +137,44 @@ inline void quantise_row512(const QuantiseTask& t) {
   _mm512_store_si512(codes, _mm512_and_si512(shifted, three));
 }
 
-// One row of x straight from the packed bytes. Fields stay in their bytes, at 1, 4, 16 and 64 times their
-// value; one shift at the end undoes it.
-inline void gemv512(const GemvTask& t) {
+// One row of x with kRows rows of blocks, straight from the packed bytes. Fields stay in their bytes, at 1, 4, 16
+// and 64 times their value; one shift at the end undoes it.
+template <int kRows>
+[[gnu::always_inline]] inline void gemv_rows(const GemvTask& t, int64_t nb) {
   const __m512i masks[4] = {_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c), _mm512_set1_epi8(0x30),
                             _mm512_set1_epi8(static_cast<char>(0xc0))};
-  const __m512i correction = _mm512_set1_epi32(t.sum);
-  const __m512 factor = _mm512_set1_ps(t.factor);
-  const uint8_t* p = t.packed;
-  for (int64_t nb = 0; nb < t.n_blocks; ++nb) {
-    __m512i total[4] = {};
-    const int8_t* a = t.activations;
-    for (int64_t quarter = 0; quarter < t.k_blocks * 4; ++quarter, p += 64, a += 16) {
-      const __m512i v = _mm512_loadu_si512(p);
+  const int64_t stride = t.k_blocks * kBlockBytes;
+  const uint8_t* p = t.packed + nb * stride;
+  const int8_t* a = t.activations;
+  __m512i total[kRows][4];
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) dot(total[j], _mm512_and_si512(v, masks[j]), broadcast4(a + 4 * j));
+    for (int j = 0; j < 4; ++j) total[r][j] = _mm512_setzero_si512();
+  for (int64_t quarter = 0; quarter < t.k_blocks * 4; ++quarter, p += 64, a += 16) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+      _mm_prefetch(reinterpret_cast<const char*>(p + r * stride + kPackedAhead), _MM_HINT_T0);
+      const __m512i v = _mm512_loadu_si512(p + r * stride);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) dot(total[r][j], _mm512_and_si512(v, masks[j]), broadcast4(a + 4 * j));
     }
-    const __m512i low = _mm512_add_epi32(total[0], _mm512_srai_epi32(total[1], 2));
-    const __m512i high = _mm512_add_epi32(_mm512_srai_epi32(total[2], 4), _mm512_srai_epi32(total[3], 6));
-    const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(low, high), correction));
-    _mm512_storeu_ps(t.out + nb * 16, _mm512_mul_ps(exact, factor));
   }
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+    const __m512i low = _mm512_add_epi32(total[r][0], _mm512_srai_epi32(total[r][1], 2));
+    const __m512i high =
+        _mm512_add_epi32(_mm512_srai_epi32(total[r][2], 4), _mm512_srai_epi32(total[r][3], 6));
+    const __m512i sum = _mm512_sub_epi32(_mm512_add_epi32(low, high), _mm512_set1_epi32(t.sum));
+    _mm512_storeu_ps(t.out + (nb + r) * kBlockRows,
+                     _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(t.factor)));
+  }
+}
+
+inline void gemv512(const GemvTask& t) {
+  int64_t nb = 0;
+  for (; nb + 2 <= t.n_blocks; nb += 2) gemv_rows<2>(t, nb);
+  if (nb < t.n_blocks) gemv_rows<1>(t, nb);
 }
 
 }  // namespace

@@ -68,6 +68,7 @@ void gemv(const GemvTask& t) {
     __m256i total[2][4] = {};
     const int8_t* a = t.activations;
     for (int64_t quarter = 0; quarter < t.k_blocks * 4; ++quarter, p += 64, a += 16) {
+      _mm_prefetch(reinterpret_cast<const char*>(p + kPackedAhead), _MM_HINT_T0);
       const __m256i left = load(p), right = load(p + 32);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {

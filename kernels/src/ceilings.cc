@@ -86,7 +86,7 @@ std::vector<const Ceiling*> ceilings() {
 }
 
 uint64_t read_memory(const uint8_t* from, int64_t bytes, int streams) {
-  constexpr int64_t kLine = 64;
+  constexpr int64_t kLine = 64, kAhead = 2048;
   uint64_t sums[kLine / 8] = {};
   const auto add = [&](const uint8_t* line) {
     uint64_t words[kLine / 8];
@@ -95,7 +95,10 @@ uint64_t read_memory(const uint8_t* from, int64_t bytes, int streams) {
   };
   const int64_t stretch = bytes / streams / kLine * kLine;
   for (int64_t i = 0; i < stretch; i += kLine)
-    for (int s = 0; s < streams; ++s) add(from + s * stretch + i);
+    for (int s = 0; s < streams; ++s) {
+      __builtin_prefetch(from + s * stretch + i + kAhead);
+      add(from + s * stretch + i);
+    }
   for (int64_t i = stretch * streams; i + kLine <= bytes; i += kLine) add(from + i);
   uint64_t sum = 0;
   for (const uint64_t part : sums) sum += part;

@@ -56,6 +56,10 @@ struct PanelTask {
   bool streams;  // the whole result is larger than the caches and lies on cache lines: write past them
 };
 
+// How far ahead of their use, in bytes, gemv asks for packed weights: a core alone does not keep enough reads
+// under way to get all that the memory can give.
+inline constexpr int64_t kPackedAhead = 2048;
+
 struct GemvTask {
   const uint8_t* packed;  // the first block of the first row of blocks
   int64_t n_blocks;       // rows of blocks to do

@@ -13,7 +13,7 @@ from sterna_kernels.ceilings import ceilings, read_all, run_ceiling
 _LOOP_OPERATIONS = 20_000_000_000
 """Of one timing of a loop; 3 to 200 ms."""
 
-STREAMS = (2, 4)
+STREAMS = (1, 2, 4)
 """Stretches of memory read side by side; processors differ in which is faster."""
 
 
