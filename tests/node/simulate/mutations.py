@@ -95,8 +95,8 @@ MUTATIONS = (
     Mutation(
         "attesters have no seat",
         "swarm/committee.py",
-        "({entry.author for entry in decision.entries} | set(decision.attesters))",
-        "({entry.author for entry in decision.entries})",
+        "took_part = {entry.author for entry in decision.entries} | set(decision.attesters)",
+        "took_part = {entry.author for entry in decision.entries}",
     ),
     Mutation(
         "signatures of a certificate are not checked",
