@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sterna.train.base import Architecture, Base
-from sterna_kernels import TernaryMatrix, variant
-from sterna_kernels.torch import Backward, ternary_linear
+from sterna_kernels import variant
+from sterna_kernels.torch import Backward, TernaryLinear
 from sterna_kernels.torch_rows import (
     Keep,
     Shelf,
@@ -91,7 +91,7 @@ class KeyValueCache:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    linears: Mapping[str, TernaryMatrix]
+    linears: Mapping[str, TernaryLinear]
     norms: Mapping[str, Tensor]
 
 
@@ -185,7 +185,8 @@ class Decoder:
         lora, dtype = pass_.lora, pass_.attention
 
         def linear(name: str, x: Tensor) -> Tensor:
-            y = ternary_linear(x, layer.linears[name], backward=self._backward)
+            # A module's call looks for hooks first, which takes as long as a small operator.
+            y = layer.linears[name].forward(x)
             return y if lora is None else lora.correct(f"layers.{number}.{name}", x, y)
 
         h, x = rms_norm_beside(h, layer.norms["attn_norm"], eps, keep=keep)
@@ -237,12 +238,11 @@ class Decoder:
         cos, sin = self._rotary
         return cos[start:end], sin[start:end]
 
-    @staticmethod
-    def _open_layer(base: Base, layer: int) -> _Layer:
+    def _open_layer(self, base: Base, layer: int) -> _Layer:
         prefix = f"layers.{layer}."
         return _Layer(
             linears={
-                name.removeprefix(prefix): base.matrix(name)
+                name.removeprefix(prefix): TernaryLinear(base.matrix(name), backward=self._backward)
                 for name, _, _ in base.architecture.linears()
                 if name.startswith(prefix)
             },

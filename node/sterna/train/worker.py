@@ -36,7 +36,7 @@ KEPT_MEMORY_BYTES = 1 << 30
 LARGE_BASE_BYTES = 1 << 28
 """From here on a step's own memory matters more than the time in which the system hands it out."""
 
-RETURNED_BYTES = 1 << 20
+RETURNED_BYTES = 1 << 18
 """With a large base, tensors of this size go back to the system when they are freed."""
 
 Progress = Callable[[int, int, float], None]

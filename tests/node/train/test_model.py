@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from sterna.train.lora import Lora
 from sterna.train.loss import Head
-from sterna.train.model import Decoder, KeyValueCache
+from sterna.train.model import Decoder, KeyValueCache, _Pass
+from sterna_kernels.torch_rows import as_it_is, in_bfloat16
+from sterna_protocol.merge.scheme import delta_size
 from tests.node.train import plain
-from tests.node.train.tiny import tiny_base
+from tests.node.train.tiny import scheme_for, tiny_base
 
 EPSILON = float(np.finfo(np.float32).eps)
 
@@ -140,3 +143,27 @@ def test_logits_equal_those_of_transformers_bitnet(tmp_path, monkeypatch, theta)
         expected = theirs(torch.from_numpy(tokens)).logits
         got = Head(base.head).logits(Decoder(base, backward="fp32").hidden(tokens).flatten(0, 1))
     assert (got.view_as(expected) - expected).abs().max() <= 2 * bound(base, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile does with autograd classes
+@pytest.mark.parametrize("keep", [as_it_is, in_bfloat16])
+def test_a_layer_with_its_adapter_is_one_graph_for_torch_compile(tmp_path, keep):
+    base = tiny_base(tmp_path)
+    scheme = scheme_for(base.architecture, scheme="fixed")
+    state = np.random.default_rng(0).normal(size=(1, delta_size(scheme))) * 0.05
+    lora = Lora(scheme, state.astype(np.float32), trained=0)
+    decoder = Decoder(base, backward="int8x2")
+    pass_ = _Pass(*decoder._rotation(0, 9), lora, None, attention=torch.float32, keep=keep)
+    h = torch.randn(2, 9, base.architecture.hidden_size, generator=torch.Generator().manual_seed(0))
+    h.requires_grad_()
+
+    def layer(x):
+        return decoder._layer(0, x, pass_)
+
+    # This backend traces the whole graph, forward and backward, and compiles no C++.
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    plainly, traced = layer(h), compiled(h)
+    assert torch.equal(plainly, traced)
+    (expected,), (got,) = (torch.autograd.grad(y.sum(), h) for y in (plainly, traced))
+    assert torch.equal(expected, got)

@@ -1,0 +1,77 @@
+"""Draws time and memory of a LoRA step beside torch, from what the benchmark printed.
+
+Usage::
+
+    sterna bench model --shape 2b --tokens 512 --json > times.json
+    for shape in 1b 2b 7b 13b; do
+        sterna bench model --shape $shape --no-times --rivals bf16 --json > memory-$shape.json
+    done
+    python deploy/experiments/step_chart.py times.json memory-*.json --out docs/step.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+OURS, THEIRS = "#1f77b4", "#bbbbbb"
+GIB = 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("times", type=Path)
+    parser.add_argument("memory", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("step.png"))
+    options = parser.parse_args()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    draw_times(left, json.loads(options.times.read_text()))
+    draw_memory(right, [json.loads(path.read_text()) for path in options.memory])
+    figure.savefig(options.out, dpi=150)
+
+
+def draw_times(axes: plt.Axes, report: dict[str, Any]) -> None:
+    systems = [report["ours"], *report["rivals"].values()]
+    systems = [system for system in systems if "step" in system["seconds"]]
+    seconds = [system["seconds"]["step"] for system in systems]
+    colours = [OURS, *[THEIRS] * (len(systems) - 1)]
+    bars = axes.barh([system["name"] for system in systems], seconds, color=colours)
+    axes.bar_label(bars, [f"{value:.1f} s" for value in seconds], padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    chosen = report["choices"]
+    axes.set_title(f"one step, {chosen['shape']}, {chosen['tokens']} tokens, rank {chosen['rank']}")
+    axes.set_xlabel("seconds")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_memory(axes: plt.Axes, reports: list[dict[str, Any]]) -> None:
+    reports = sorted(reports, key=lambda report: report["base_bytes"])
+    places = range(len(reports))
+    for shift, label, colour, values in (
+        (-0.2, "sterna", OURS, [report["ours"]["peak_bytes"] for report in reports]),
+        (0.2, "bf16 + peft, at least", THEIRS, [rival_bytes(report) for report in reports]),
+    ):
+        heights = [value / GIB for value in values]
+        bars = axes.bar([place + shift for place in places], heights, 0.4, label=label, color=colour)
+        axes.bar_label(bars, [f"{height:.1f}" for height in heights], fontsize=8)
+    axes.set_xticks(list(places), [report["choices"]["shape"] for report in reports])
+    axes.set_title("peak memory of the process, 128 tokens")
+    axes.set_ylabel("GiB")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def rival_bytes(report: dict[str, Any]) -> int:
+    """What was measured, or the weights alone of a rival that does not fit."""
+    rival = report["rivals"]["bf16"]
+    measured: int | None = rival["peak_bytes"]
+    return measured if measured is not None else int(rival["least_bytes"])
+
+
+if __name__ == "__main__":
+    main()
