@@ -53,6 +53,7 @@ class Choices:
         amx: False keeps ours and the rivals from it.
         rival_gib: a rival that needs more is not measured whole.
         whole: False measures a few layers of every rival.
+        keep_freed: ours holds on to freed memory whatever the base, as the worker does with a small one.
     """
 
     shape: str
@@ -65,6 +66,7 @@ class Choices:
     rivals: tuple[str, ...] = ("bf16", "bitnet")
     rival_gib: float = 12.0
     whole: bool = True
+    keep_freed: bool = False
     times: bool = True
     memory: bool = True
 
@@ -255,7 +257,8 @@ def _ours(choices: Choices, path: Path) -> Measured:
         str(choices.threads),
         variant,
         choices.backward,
-        environment=_environment(choices) | malloc_environment(path.stat().st_size),
+        environment=_environment(choices)
+        | malloc_environment(0 if choices.keep_freed else path.stat().st_size),
     )
 
 
