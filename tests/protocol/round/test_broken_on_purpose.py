@@ -17,6 +17,7 @@ from sterna_protocol.round.recovery import Recovered, recovered_step
 from tests.protocol.round import test_locks as locks
 from tests.protocol.round import test_node as nodes
 from tests.protocol.round import test_pool as pools
+from tests.protocol.round import test_trials as trials
 from tests.support.trials import trial
 
 Patch = pytest.MonkeyPatch
@@ -91,7 +92,10 @@ def sync_that_brings_nothing(patch: Patch) -> None:
         (a_quorum_off_by_one, locks.test_neither_half_of_a_swarm_closes_a_round_alone),
         (votes_sent_before_they_are_stored, lambda: trial(0)),
         (own_messages_forgotten_at_a_restart, lambda: trial(0)),
-        (prevotes_without_an_own_merge, lambda: trial(4)),
+        (
+            prevotes_without_an_own_merge,
+            lambda: trials.test_one_liar_of_four_does_not_stop_a_swarm("lying"),
+        ),
         (ties_broken_by_arrival, pools.test_the_slate_does_not_depend_on_the_order_of_arrival),
         (forks_that_nobody_hears_of, nodes.test_a_closed_round_never_changes_and_a_fork_is_reported_once),
         (sync_that_brings_nothing, nodes.test_heads_bring_what_gossip_lost),
