@@ -68,43 +68,54 @@ void multiply(const PanelTask& t) {
   if (r < rows) multiply_rows<1>(t, r);
 }
 
-// One row of x straight from the packed bytes. Fields stay in their bytes: at 1 and, for the odd ones, at 4
-// times their value, which one shift at the end undoes. A block adds 8 pairs to each int16 sum, which is
-// 8 * 2 * 4 * 3 * 128 = 24576 at most.
-void gemv(const GemvTask& t) {
+// Sums of one row of blocks, in memory between its blocks: at 1 and, for the odd fields, at 4 times their value.
+struct GemvSums {
+  __m256i even[2], odd[2];
+};
+
+// One block of one row. A block adds 8 pairs to each int16 sum, which is 8 * 2 * 4 * 3 * 128 = 24576 at most.
+[[gnu::always_inline]] inline void gemv_block(const uint8_t* p, const int8_t* a, int64_t ahead, GemvSums& total) {
   const __m256i even = _mm256_set1_epi8(0x03), odd = _mm256_set1_epi8(0x0c), ones = _mm256_set1_epi16(1);
-  const uint8_t* p = t.packed;
-  for (int64_t nb = 0; nb < t.n_blocks; ++nb) {
-    __m256i total[2] = {}, total4[2] = {};
-    const int8_t* a = t.activations;
-    for (int64_t kb = 0; kb < t.k_blocks; ++kb) {
-      __m256i sum[2] = {}, sum4[2] = {};
+  __m256i sum[2] = {}, sum4[2] = {};
 #pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q, p += 64, a += 16) {
-        _mm_prefetch(reinterpret_cast<const char*>(p + kPackedAhead), _MM_HINT_T0);
-        const __m256i x0 = broadcast4(a), x1 = broadcast4(a + 4), x2 = broadcast4(a + 8),
-                      x3 = broadcast4(a + 12);
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; ++h) {
-          const __m256i v = load(p + 32 * h), upper = _mm256_srli_epi16(v, 4);
-          add_pairs(sum[h], _mm256_and_si256(v, even), x0);
-          add_pairs(sum4[h], _mm256_and_si256(v, odd), x1);
-          add_pairs(sum[h], _mm256_and_si256(upper, even), x2);
-          add_pairs(sum4[h], _mm256_and_si256(upper, odd), x3);
-        }
-      }
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        total[h] = _mm256_add_epi32(total[h], _mm256_madd_epi16(sum[h], ones));
-        total4[h] = _mm256_add_epi32(total4[h], _mm256_madd_epi16(sum4[h], ones));
-      }
-    }
+  for (int q = 0; q < 4; ++q, p += 64, a += 16) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + ahead), _MM_HINT_T0);
+    const __m256i x0 = broadcast4(a), x1 = broadcast4(a + 4), x2 = broadcast4(a + 8), x3 = broadcast4(a + 12);
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
-      const __m256i sum = _mm256_add_epi32(total[h], _mm256_srai_epi32(total4[h], 2));
-      const __m256 exact = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_set1_epi32(t.sum)));
-      _mm256_storeu_ps(t.out + nb * 16 + 8 * h, _mm256_mul_ps(exact, _mm256_set1_ps(t.factor)));
+      const __m256i v = load(p + 32 * h), upper = _mm256_srli_epi16(v, 4);
+      add_pairs(sum[h], _mm256_and_si256(v, even), x0);
+      add_pairs(sum4[h], _mm256_and_si256(v, odd), x1);
+      add_pairs(sum[h], _mm256_and_si256(upper, even), x2);
+      add_pairs(sum4[h], _mm256_and_si256(upper, odd), x3);
     }
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; ++h) {
+    total.even[h] = _mm256_add_epi32(total.even[h], _mm256_madd_epi16(sum[h], ones));
+    total.odd[h] = _mm256_add_epi32(total.odd[h], _mm256_madd_epi16(sum4[h], ones));
+  }
+}
+
+// One row of x straight from the packed bytes. Fields stay in their bytes; one shift at the end undoes it.
+void gemv(const GemvTask& t) {
+  const int64_t stride = t.k_blocks * kBlockBytes;
+  for (int64_t nb = 0; nb < t.n_blocks; nb += kStretches) {
+    const int64_t rows = t.n_blocks - nb < kStretches ? t.n_blocks - nb : kStretches;
+    const uint8_t* p = t.packed + nb * stride;
+    GemvSums total[kStretches] = {};
+    for (int64_t kb = 0; kb < t.k_blocks; ++kb, p += kBlockBytes) {
+      const int64_t ahead = packed_ahead(t, kb, rows);
+      for (int64_t r = 0; r < rows; ++r)
+        gemv_block(p + r * stride, t.activations + kb * kBlockColumns, ahead, total[r]);
+    }
+    for (int64_t r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        const __m256i sum = _mm256_add_epi32(total[r].even[h], _mm256_srai_epi32(total[r].odd[h], 2));
+        const __m256 exact = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_set1_epi32(t.sum)));
+        _mm256_storeu_ps(t.out + (nb + r) * kBlockRows + 8 * h, _mm256_mul_ps(exact, _mm256_set1_ps(t.factor)));
+      }
   }
 }
 

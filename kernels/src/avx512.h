@@ -151,13 +151,16 @@ template <int kRows>
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) total[r][j] = _mm512_setzero_si512();
-  for (int64_t quarter = 0; quarter < t.k_blocks * 4; ++quarter, p += 64, a += 16) {
+  for (int64_t kb = 0; kb < t.k_blocks; ++kb) {
+    const int64_t ahead = packed_ahead(t, kb, kRows);
+    for (int q = 0; q < 4; ++q, p += 64, a += 16) {
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      _mm_prefetch(reinterpret_cast<const char*>(p + r * stride + kPackedAhead), _MM_HINT_T0);
-      const __m512i v = _mm512_loadu_si512(p + r * stride);
+      for (int r = 0; r < kRows; ++r) {
+        _mm_prefetch(reinterpret_cast<const char*>(p + r * stride + ahead), _MM_HINT_T0);
+        const __m512i v = _mm512_loadu_si512(p + r * stride);
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) dot(total[r][j], _mm512_and_si512(v, masks[j]), broadcast4(a + 4 * j));
+        for (int j = 0; j < 4; ++j) dot(total[r][j], _mm512_and_si512(v, masks[j]), broadcast4(a + 4 * j));
+      }
     }
   }
 #pragma GCC unroll 4
@@ -173,7 +176,7 @@ template <int kRows>
 
 inline void gemv512(const GemvTask& t) {
   int64_t nb = 0;
-  for (; nb + 4 <= t.n_blocks; nb += 4) gemv_rows<4>(t, nb);
+  for (; nb + kStretches <= t.n_blocks; nb += kStretches) gemv_rows<kStretches>(t, nb);
   for (; nb + 2 <= t.n_blocks; nb += 2) gemv_rows<2>(t, nb);
   if (nb < t.n_blocks) gemv_rows<1>(t, nb);
 }

@@ -58,34 +58,52 @@ void multiply(const PanelTask& t) {
   if (r < rows) multiply_rows<1>(t, r);
 }
 
+// Sums of one row of blocks, in memory between its blocks: of each field, for the lower and the upper eight rows.
+struct GemvSums {
+  __m256i of[2][4];
+};
+
+[[gnu::always_inline]] inline void gemv_block(const uint8_t* p, const int8_t* a, int64_t ahead, GemvSums& total) {
+  const __m256i masks[4] = {_mm256_set1_epi8(0x03), _mm256_set1_epi8(0x0c), _mm256_set1_epi8(0x30),
+                            _mm256_set1_epi8(static_cast<char>(0xc0))};
+  GemvSums sum = total;
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q, p += 64, a += 16) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + ahead), _MM_HINT_T0);
+    const __m256i left = load(p), right = load(p + 32);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m256i x = broadcast4(a + 4 * j);
+      dot(sum.of[0][j], _mm256_and_si256(left, masks[j]), x);
+      dot(sum.of[1][j], _mm256_and_si256(right, masks[j]), x);
+    }
+  }
+  total = sum;
+}
+
 // One row of x straight from the packed bytes. Fields stay in their bytes, at 1, 4, 16 and 64 times their
 // value; one shift at the end undoes it.
 void gemv(const GemvTask& t) {
-  const __m256i masks[4] = {_mm256_set1_epi8(0x03), _mm256_set1_epi8(0x0c), _mm256_set1_epi8(0x30),
-                            _mm256_set1_epi8(static_cast<char>(0xc0))};
-  const uint8_t* p = t.packed;
-  for (int64_t nb = 0; nb < t.n_blocks; ++nb) {
-    __m256i total[2][4] = {};
-    const int8_t* a = t.activations;
-    for (int64_t quarter = 0; quarter < t.k_blocks * 4; ++quarter, p += 64, a += 16) {
-      _mm_prefetch(reinterpret_cast<const char*>(p + kPackedAhead), _MM_HINT_T0);
-      const __m256i left = load(p), right = load(p + 32);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const __m256i x = broadcast4(a + 4 * j);
-        dot(total[0][j], _mm256_and_si256(left, masks[j]), x);
-        dot(total[1][j], _mm256_and_si256(right, masks[j]), x);
-      }
+  const int64_t stride = t.k_blocks * kBlockBytes;
+  for (int64_t nb = 0; nb < t.n_blocks; nb += kStretches) {
+    const int64_t rows = t.n_blocks - nb < kStretches ? t.n_blocks - nb : kStretches;
+    const uint8_t* p = t.packed + nb * stride;
+    GemvSums total[kStretches] = {};
+    for (int64_t kb = 0; kb < t.k_blocks; ++kb, p += kBlockBytes) {
+      const int64_t ahead = packed_ahead(t, kb, rows);
+      for (int64_t r = 0; r < rows; ++r)
+        gemv_block(p + r * stride, t.activations + kb * kBlockColumns, ahead, total[r]);
     }
+    for (int64_t r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; ++h) {
-      const __m256i low = _mm256_add_epi32(total[h][0], _mm256_srai_epi32(total[h][1], 2));
-      const __m256i high =
-          _mm256_add_epi32(_mm256_srai_epi32(total[h][2], 4), _mm256_srai_epi32(total[h][3], 6));
-      const __m256i sum = _mm256_sub_epi32(_mm256_add_epi32(low, high), _mm256_set1_epi32(t.sum));
-      _mm256_storeu_ps(t.out + nb * 16 + 8 * h,
-                       _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(t.factor)));
-    }
+      for (int h = 0; h < 2; ++h) {
+        const auto& of = total[r].of[h];
+        const __m256i low = _mm256_add_epi32(of[0], _mm256_srai_epi32(of[1], 2));
+        const __m256i high = _mm256_add_epi32(_mm256_srai_epi32(of[2], 4), _mm256_srai_epi32(of[3], 6));
+        const __m256i sum = _mm256_sub_epi32(_mm256_add_epi32(low, high), _mm256_set1_epi32(t.sum));
+        _mm256_storeu_ps(t.out + (nb + r) * kBlockRows + 8 * h,
+                         _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(t.factor)));
+      }
   }
 }
 

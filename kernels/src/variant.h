@@ -58,7 +58,11 @@ struct PanelTask {
 
 // How far ahead of their use, in bytes, gemv asks for packed weights: a core alone does not keep enough reads
 // under way to get all that the memory can give.
-inline constexpr int64_t kPackedAhead = 2048;
+inline constexpr int64_t kPackedAhead = 4096;
+
+// Rows of blocks that gemv reads side by side: with pages of 4 KiB, four stretches of memory come a quarter faster
+// than one.
+inline constexpr int64_t kStretches = 4;
 
 struct GemvTask {
   const uint8_t* packed;  // the first block of the first row of blocks
@@ -69,6 +73,13 @@ struct GemvTask {
   float factor;
   float* out;  // [n_blocks * 16]
 };
+
+// From what is read of block kb to what gemv asks for meanwhile, in each of `rows` rows read side by side: a piece
+// further on or, where the row ends before, as far into the row that its stretch goes on with.
+[[gnu::always_inline]] inline int64_t packed_ahead(const GemvTask& t, int64_t kb, int64_t rows) {
+  const bool ends = (t.k_blocks - kb) * kBlockBytes <= kPackedAhead;
+  return kPackedAhead + (ends ? (rows - 1) * t.k_blocks * kBlockBytes : 0);
+}
 
 struct Variant {
   const char* name;

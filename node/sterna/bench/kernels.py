@@ -7,6 +7,7 @@ distinct ones).
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import sterna_kernels
 from sterna.bench.dense import Product, torch_on_avx2, torch_seconds
@@ -138,9 +140,15 @@ def _call(w: TernaryMatrix, product: Product) -> Callable[[], object]:
 def _decode(variants: list[str], scope: Scope, ggml: Ggml | None) -> dict[str, float]:
     """Each system's speed is in bytes of our packed weights, so that shares of ``read`` compare times."""
     shapes = [shape for _ in range(scope.layers) for shape in scope.shapes for _ in range(LAYER[shape])]
-    matrices = [random_matrix(shape, seed) for seed, shape in enumerate(shapes)]
-    size = sum(w.nbytes for w in matrices)
-    memory = np.ones(size, np.uint8)
+    memory = _plain_pages(sum(packed_nbytes(shape) for shape in shapes))
+    matrices: list[TernaryMatrix] = []
+    size = 0
+    for seed, shape in enumerate(shapes):
+        w = random_matrix(shape, seed)
+        place = memory[size : size + w.nbytes]
+        place[:] = w.packed
+        matrices.append(TernaryMatrix.from_packed(place, shape, w.scale))
+        size += w.nbytes
     inputs = {k: np.ones((1, k), np.float32) for _, k in scope.shapes}
 
     def token(variant: str) -> float:
@@ -157,6 +165,14 @@ def _decode(variants: list[str], scope: Scope, ggml: Ggml | None) -> dict[str, f
     return {"read": max(speeds[name] for name in reading)} | {
         name: speed for name, speed in speeds.items() if name not in reading
     }
+
+
+def _plain_pages(size: int) -> NDArray[np.uint8]:
+    """Memory in pages of 4 KiB, like a mapped base file: NumPy's own, of 2 MiB, a core reads faster."""
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 def _two_threads(variants: list[str], scope: Scope) -> dict[str, dict[int, float]]:
