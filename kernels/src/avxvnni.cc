@@ -54,7 +54,8 @@ void multiply(const PanelTask& t) {
   const int64_t rows = t.rows * t.limbs;
   int64_t r = 0;
   for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) multiply_rows<kRowsAtOnce>(t, r);
-  for (; r + 2 <= rows; r += 2) multiply_rows<2>(t, r);
+  if (r + 4 <= rows) multiply_rows<4>(t, r), r += 4;
+  if (r + 2 <= rows) multiply_rows<2>(t, r), r += 2;
   if (r < rows) multiply_rows<1>(t, r);
 }
 
