@@ -13,8 +13,25 @@
 namespace sterna {
 namespace {
 
-// About 50 us of work at 200 multiplications per ns. Below it, waking a thread costs more than it brings.
-constexpr int64_t kOneThreadWork = 10'000'000;
+// About 20 us of work at 200 multiplications per ns. Below it, sharing costs more than it brings.
+constexpr int64_t kOneThreadWork = 4'000'000;
+
+using Clock = std::chrono::steady_clock;
+
+// Looks for up to `limit` whether `condition` holds, without giving up the core.
+template <class Condition>
+bool holds_soon(std::chrono::microseconds limit, Condition condition) {
+  const Clock::time_point end = Clock::now() + limit;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (condition()) return true;
+#ifdef STERNA_X86
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (Clock::now() < end);
+  return false;
+}
 
 struct Loop {
   int64_t items;
@@ -32,7 +49,8 @@ struct Loop {
 // OpenMP waits for all its threads, and on a busy machine that makes two threads much slower than one.
 //
 // A helper that loses its core inside an item is still waited for. Who had to wait for longer than a moment does
-// without helpers for so much longer that the waiting is a small part of the time.
+// without helpers for so much longer that the waiting is a small part of the time. Waking takes as long as a small
+// product: a helper looks around for a moment before it sleeps again, for products come one after the other.
 class Helpers {
  public:
   void run(Loop& loop, int helpers) {
@@ -53,6 +71,11 @@ class Helpers {
     std::unique_lock lock(mutex_);
     loop_ = nullptr;
     places_ = 0;
+    if (inside_ > 0) {
+      lock.unlock();
+      holds_soon(kMoment, [this] { return inside_ == 0; });
+      lock.lock();
+    }
     left_.wait(lock, [this] { return inside_ == 0; });
     const Clock::time_point end = Clock::now();
     if (end - done > kMoment + (done - start) / 8) resting_until_ = end + 32 * (end - done);
@@ -61,7 +84,6 @@ class Helpers {
   std::mutex in_use;  // by the one loop that may run
 
  private:
-  using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::microseconds kMoment{100};  // about as long as an item takes
 
   void help() {
@@ -75,6 +97,9 @@ class Helpers {
       loop.work();
       lock.lock();
       if (--inside_ == 0) left_.notify_one();
+      lock.unlock();
+      holds_soon(kMoment, [this] { return places_ > 0; });
+      lock.lock();
     }
   }
 
@@ -82,7 +107,8 @@ class Helpers {
   std::condition_variable wake_, left_;
   Clock::time_point resting_until_{};
   Loop* loop_ = nullptr;
-  int threads_ = 0, places_ = 0, inside_ = 0;
+  int threads_ = 0;
+  std::atomic<int> places_{0}, inside_{0};  // changed under the mutex, looked at without it too
 };
 
 // Threads do not survive a fork: a child starts its own. They sleep until the process ends, and so does this.
