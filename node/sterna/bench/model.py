@@ -20,7 +20,7 @@ from sterna.bench.random_base import write_random_base
 from sterna.bench.shapes import SHAPES
 from sterna.errors import ConfigError
 from sterna.train.base import Architecture
-from sterna.train.worker import malloc_environment
+from sterna.train.worker import ROOMY_FACTOR, available_bytes, malloc_environment
 from sterna_kernels import variants
 
 RIVALS = {
@@ -53,7 +53,7 @@ class Choices:
         amx: False keeps ours and the rivals from it.
         rival_gib: a rival that needs more is not measured whole.
         whole: False measures a few layers of every rival.
-        keep_freed: ours holds on to freed memory whatever the base, as the worker does with a small one.
+        keep_freed: whether ours holds on to freed memory; None: as a node would on this machine, now.
     """
 
     shape: str
@@ -66,7 +66,7 @@ class Choices:
     rivals: tuple[str, ...] = ("bf16", "bitnet")
     rival_gib: float = 12.0
     whole: bool = True
-    keep_freed: bool = False
+    keep_freed: bool | None = None
     times: bool = True
     memory: bool = True
 
@@ -250,6 +250,8 @@ def _weight_bytes(architecture: Architecture, kind: str) -> int:
 
 def _ours(choices: Choices, path: Path) -> Measured:
     variant = "" if choices.amx else next(name for name in variants() if name != "amx")
+    base_bytes = path.stat().st_size
+    free = {None: available_bytes(), True: ROOMY_FACTOR * base_bytes, False: 0}[choices.keep_freed]
     return Measured(
         "sterna.bench.ours",
         str(path),
@@ -257,8 +259,7 @@ def _ours(choices: Choices, path: Path) -> Measured:
         str(choices.threads),
         variant,
         choices.backward,
-        environment=_environment(choices)
-        | malloc_environment(0 if choices.keep_freed else path.stat().st_size),
+        environment=_environment(choices) | malloc_environment(base_bytes, free),
     )
 
 

@@ -65,8 +65,12 @@ def model(
     rival_gib: Annotated[float, typer.Option(help="A larger rival is measured by a few layers.")] = 12.0,
     whole: Annotated[bool, typer.Option("--whole/--layers", help="Rivals whole, or by a few layers.")] = True,
     keep_freed: Annotated[
-        bool, typer.Option("--keep-freed", help="Ours keeps freed memory: faster.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--keep-freed/--return-freed",
+            help="Ours keeps freed memory, or gives it back. [default: as a node here would]",
+        ),
+    ] = None,
     times: Annotated[bool, typer.Option("--times/--no-times", help="Measure times.")] = True,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure memory.")] = True,
     as_json: JsonFlag = False,
