@@ -4,7 +4,7 @@ Usage::
 
     sterna bench model --shape 2b --tokens 512 --json > times.json
     for shape in 1b 2b 7b 13b; do
-        sterna bench model --shape $shape --no-times --rivals bf16 --json > memory-$shape.json
+        sterna bench model --shape $shape --no-times --return-freed --rivals bf16 --json > memory-$shape.json
     done
     python deploy/experiments/step_chart.py times.json memory-*.json --out docs/step.png
 """
@@ -52,13 +52,23 @@ def draw_times(axes: plt.Axes, report: dict[str, Any]) -> None:
 def draw_memory(axes: plt.Axes, reports: list[dict[str, Any]]) -> None:
     reports = sorted(reports, key=lambda report: report["base_bytes"])
     places = range(len(reports))
-    for shift, label, colour, values in (
-        (-0.2, "sterna", OURS, [report["ours"]["peak_bytes"] for report in reports]),
-        (0.2, "bf16 + peft, at least", THEIRS, [rival_bytes(report) for report in reports]),
+    rivals = [report["rivals"]["bf16"] for report in reports]
+    for shift, label, colour, hatch, values in (
+        (-0.2, "sterna", OURS, "", [report["ours"]["peak_bytes"] for report in reports]),
+        (0.2, "nn.Linear bf16 + peft", THEIRS, "", [rival["peak_bytes"] for rival in rivals]),
+        (0.2, "its weights alone: too large to run", "white", "//", [weights(rival) for rival in rivals]),
     ):
-        heights = [value / GIB for value in values]
-        bars = axes.bar([place + shift for place in places], heights, 0.4, label=label, color=colour)
-        axes.bar_label(bars, [f"{height:.1f}" for height in heights], fontsize=8)
+        shown = [(place + shift, value / GIB) for place, value in zip(places, values, strict=True) if value]
+        bars = axes.bar(
+            [place for place, _ in shown],
+            [height for _, height in shown],
+            0.4,
+            label=label,
+            color=colour,
+            hatch=hatch,
+            edgecolor=THEIRS if hatch else None,
+        )
+        axes.bar_label(bars, [f"{height:.1f}" for _, height in shown], fontsize=8)
     axes.set_xticks(list(places), [report["choices"]["shape"] for report in reports])
     axes.set_title("peak memory of the process, 128 tokens")
     axes.set_ylabel("GiB")
@@ -66,11 +76,9 @@ def draw_memory(axes: plt.Axes, reports: list[dict[str, Any]]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def rival_bytes(report: dict[str, Any]) -> int:
-    """What was measured, or the weights alone of a rival that does not fit."""
-    rival = report["rivals"]["bf16"]
-    measured: int | None = rival["peak_bytes"]
-    return measured if measured is not None else int(rival["least_bytes"])
+def weights(rival: dict[str, Any]) -> int | None:
+    """Bytes of the weights of a rival whose peak was not measured."""
+    return None if rival["peak_bytes"] is not None else int(rival["least_bytes"])
 
 
 if __name__ == "__main__":
