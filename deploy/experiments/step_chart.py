@@ -56,7 +56,7 @@ def draw_memory(axes: plt.Axes, reports: list[dict[str, Any]]) -> None:
     for shift, label, colour, hatch, values in (
         (-0.2, "sterna", OURS, "", [report["ours"]["peak_bytes"] for report in reports]),
         (0.2, "nn.Linear bf16 + peft", THEIRS, "", [rival["peak_bytes"] for rival in rivals]),
-        (0.2, "its weights alone: too large to run", "white", "//", [weights(rival) for rival in rivals]),
+        (0.2, "its weights alone (not run)", "white", "//", [weights(rival) for rival in rivals]),
     ):
         shown = [(place + shift, value / GIB) for place, value in zip(places, values, strict=True) if value]
         bars = axes.bar(
@@ -70,9 +70,9 @@ def draw_memory(axes: plt.Axes, reports: list[dict[str, Any]]) -> None:
         )
         axes.bar_label(bars, [f"{height:.1f}" for _, height in shown], fontsize=8)
     axes.set_xticks(list(places), [report["choices"]["shape"] for report in reports])
-    axes.set_title("peak memory of the process, 128 tokens")
+    axes.set_title("peak memory, 128 tokens")
     axes.set_ylabel("GiB")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
 
 
