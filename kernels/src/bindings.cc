@@ -12,6 +12,7 @@
 
 #include "ceilings.h"
 #include "dispatch.h"
+#include "int8.h"
 #include "product.h"
 #include "rows.h"
 
@@ -107,6 +108,27 @@ void rotate(uintptr_t x, bool is_bfloat16, uintptr_t cos, uintptr_t sin, float s
                  size, to_bfloat16, at<void>(y));
 }
 
+sterna::Int8Weights int8_weights(uintptr_t codes, uintptr_t scales, int64_t n, int64_t k) {
+  if (n < 1 || k < 1 || k > sterna::kMaxInt8Width)
+    throw std::invalid_argument("shape " + std::to_string(n) + " x " + std::to_string(k) +
+                                " is out of range");
+  return {at<const int8_t>(codes), at<const float>(scales), n, k};
+}
+
+void int8_forward(uintptr_t codes, uintptr_t scales, int64_t n, int64_t k, uintptr_t x, int64_t rows,
+                  uintptr_t y) {
+  if (rows == 0) return;
+  sterna::int8_forward(sterna::variant_in_use(), int8_weights(codes, scales, n, k), at<const float>(x), rows,
+                       at<float>(y));
+}
+
+void int8_backward(uintptr_t codes, uintptr_t scales, int64_t n, int64_t k, uintptr_t g, int64_t rows,
+                   uintptr_t dx) {
+  if (rows == 0) return;
+  sterna::int8_backward(sterna::variant_in_use(), int8_weights(codes, scales, n, k), at<const float>(g), rows,
+                        at<float>(dx));
+}
+
 // Where the elements of a contiguous array lie. NumPy's own `.ctypes.data` takes 1 us, a tenth of a small
 // product.
 uintptr_t address(nb::handle array) {
@@ -167,6 +189,10 @@ NB_MODULE(_native, m) {
         "rows"_a, "length"_a, "dgate"_a, "dup"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("rotate", &rotate, "x"_a, "is_bfloat16"_a, "cos"_a, "sin"_a, "sign"_a, "tokens"_a, "period"_a, "heads"_a,
         "size"_a, "to_bfloat16"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("int8_forward", &int8_forward, "codes"_a, "scales"_a, "n"_a, "k"_a, "x"_a, "rows"_a, "y"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("int8_backward", &int8_backward, "codes"_a, "scales"_a, "n"_a, "k"_a, "g"_a, "rows"_a, "dx"_a,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("address", &address, "array"_a);
   m.def("ceilings", &ceilings);
   m.def("run_ceiling", &run_ceiling, "name"_a, "rounds"_a, nb::call_guard<nb::gil_scoped_release>());

@@ -1,10 +1,9 @@
 #include "product.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
-#include <new>
 
+#include "scratch.h"
 #include "threads.h"
 
 namespace sterna {
@@ -17,29 +16,6 @@ constexpr int64_t kStreamedElements = 1 << 18;   // 1 MiB of results leave the c
 constexpr int64_t kGemvBlocks = 4;               // rows of blocks a thread takes at once
 constexpr int64_t kQuantiseRows = 8;
 constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this many multiplications
-
-// Memory that a thread keeps for its next product; grows, never shrinks before the thread ends.
-class Scratch {
- public:
-  ~Scratch() { std::free(data_); }
-
-  template <class T>
-  T* get(int64_t count) {
-    const size_t bytes = static_cast<size_t>(round_up(count * static_cast<int64_t>(sizeof(T)), 64));
-    if (bytes > bytes_) {
-      std::free(data_);
-      bytes_ = 0;
-      data_ = std::aligned_alloc(64, bytes);
-      if (data_ == nullptr) throw std::bad_alloc();
-      bytes_ = bytes;
-    }
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
 
 thread_local Scratch activations_scratch, sums_scratch, factors_scratch;  // of the calling thread
 thread_local Scratch panel_scratch, ragged_scratch, scaled_scratch;       // of each thread that works

@@ -16,7 +16,7 @@ def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
         TypeError: ``x`` is not a float32 array.
         ValueError: ``x`` is not contiguous, not aligned or not [M, K].
     """
-    _check_rows(x, "x", w.shape[1])
+    check_rows(x, "x", w.shape[1])
     n, k = w.shape
     y = _results(x.shape[0], n)
     packed, scales = address(w.packed), row_scales_address(w)
@@ -34,7 +34,7 @@ def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> N
         TypeError: ``g`` is not a float32 array.
         ValueError: ``g`` is not contiguous, not aligned or not [M, N]; ``limbs`` is not 1 or 2.
     """
-    _check_rows(g, "g", w.shape[0])
+    check_rows(g, "g", w.shape[0])
     if limbs not in (1, 2):
         raise ValueError(f"limbs={limbs}: 1 and 2 exist")
     n, k = w.shape
@@ -85,7 +85,13 @@ def _results(rows: int, columns: int) -> NDArray[np.float32]:
     return room[start : start + rows * columns].reshape(rows, columns)
 
 
-def _check_rows(x: NDArray[np.float32], name: str, width: int) -> None:
+def check_rows(x: NDArray[np.float32], name: str, width: int) -> None:
+    """Refuse what the kernels cannot read as float32 rows of this width.
+
+    Raises:
+        TypeError: not a float32 array.
+        ValueError: not [rows, width], not contiguous or not aligned.
+    """
     if not isinstance(x, np.ndarray) or x.dtype != np.float32:
         kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
         raise TypeError(f"{name} must be a float32 array, not {kind}")

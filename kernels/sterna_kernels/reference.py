@@ -7,7 +7,10 @@ operation rounded once, in the order written here.
     matmul_t   dx[M, K] = (g * row_scales) W * scale       g * row_scales quantised per row to int8 limbs,
                                                            by chance with one limb, to nearest with two
 
-A row that holds a NaN or an infinity gives a row of NaN.
+    int8_matmul     y[M, N]  = x (codes * scales[:, None])^T     x quantised per row to two limbs
+    int8_matmul_t   dx[M, K] = g (codes * scales[:, None])       g * scales quantised per row and group of N
+
+the last two with W = codes int8 [N, K]. A row that holds a NaN or an infinity gives a row of NaN.
 """
 
 from typing import Literal
@@ -59,6 +62,30 @@ def matmul_t(
     return _dequantise(both, step, scale)
 
 
+# Rows of an int8 matrix that share a step of a gradient's row: one large value rounds few others away.
+INT8_GROUP = 1024
+
+
+def int8_matmul(
+    x: NDArray[np.float32], codes: NDArray[np.int8], scales: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """y [M, N] of x [M, K], codes int8 [N, K] and scales [N], K up to 2^16."""
+    return _multiply(_two_limb_product(x, codes.T), scales)
+
+
+def int8_matmul_t(
+    g: NDArray[np.float32], codes: NDArray[np.int8], scales: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """dx [M, K] of g [M, N], codes int8 [N, K] and scales [N]: groups of N are added up in their order."""
+    dx = np.zeros((g.shape[0], codes.shape[1]), np.float32)
+    scaled = _multiply(g, scales)
+    for first in range(0, codes.shape[0], INT8_GROUP):
+        group = slice(first, first + INT8_GROUP)
+        with np.errstate(over="ignore", invalid="ignore"):
+            dx += _two_limb_product(scaled[:, group], codes[group])
+    return dx
+
+
 def quantise(
     x: NDArray[np.float32], *, floor: np.float32, limbs: Limbs, stochastic: bool = False
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -107,8 +134,13 @@ def _mixed(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return h ^ h >> np.uint32(16)
 
 
+def _two_limb_product(x: NDArray[np.float32], codes: NDArray[np.int8]) -> NDArray[np.float32]:
+    quantised, step = quantise(x, floor=GRADIENT_FLOOR, limbs=2)
+    return _multiply(_integer_product(quantised, codes), step[:, None])
+
+
 def _integer_product(a: NDArray[np.int32], b: NDArray[np.int8]) -> NDArray[np.float32]:
-    # A float64 product of integers is exact while every partial sum stays below 2^53; here below 2^25.
+    # A float64 product of integers is exact while every partial sum stays below 2^53; here below 2^38.
     return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.float32)
 
 
