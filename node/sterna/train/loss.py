@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sterna.train.batches import IGNORED
-from sterna_kernels.torch import share_array
+from sterna_kernels import Int8Matrix, int8_matmul, int8_matmul_t
 
 MAX_CHUNK_TOKENS = 128
 """With a small vocabulary a chunk this long keeps the logits in the cache: 2 MiB at 4k."""
@@ -30,30 +30,19 @@ BLOCK_ROWS = 4096
 SMALLEST_EXPONENT = -80.0
 """exp of anything smaller would be a denormal, which costs a hundred times as much and counts for nothing."""
 
-LIMIT = 127 * 256
-"""Largest value of two int8 limbs, high * 256 + low, as in the ternary products."""
-
-TINY = 2.0**-100
-"""The floor of a row's largest value, as for gradients in the ternary products: its inverse is finite."""
-
-Block = tuple[int, Tensor, Tensor]
-"""First row, int8 codes [B, d], float32 scales [B]."""
-
 
 class Head:
     """The output head: int8 rows [V, d] with a scale each.
 
     A small head is dequantised once. A large one stays as it is, in the mapped file: what it is multiplied
-    with is rounded to two int8 limbs, 15 bits of a row's largest value, and the products are exact in int32
-    (d <= 2^17: 128 * 127 * 2^17 < 2^31). On processors with int8 instructions that is three to five times as
-    fast as float32, and no float32 copy of the head is ever made.
+    with is rounded to two int8 limbs, 15 bits of a row's largest value (``sterna_kernels.reference``), and no
+    float32 copy of the head is ever made.
     """
 
     def __init__(self, rows: tuple[NDArray[np.int8], NDArray[np.float32]]) -> None:
         self._codes, self._scale = rows
         self.vocab_size = int(self._codes.shape[0])
         self._kept: Tensor | None = None
-        self._shared, self._scales = share_array(self._codes), share_array(self._scale)
 
     @property
     def is_kept(self) -> bool:
@@ -62,10 +51,10 @@ class Head:
 
     def logits(self, h: Tensor) -> Tensor:
         """Logits [T, V] of hidden states [T, d]: for a few tokens, not for training."""
-        out = torch.empty(h.shape[0], self.vocab_size)
-        for start, block in self.logit_blocks(h):
-            out[:, start : start + block.shape[1]] = block
-        return out
+        if self.is_kept:
+            return h @ self._dequantised().T
+        whole = Int8Matrix(self._codes, self._scale)
+        return torch.from_numpy(int8_matmul(h.detach().contiguous().numpy(), whole))
 
     def chunk_tokens(self) -> int:
         """Tokens whose logits of one block may be alive at once."""
@@ -76,30 +65,24 @@ class Head:
         if self.is_kept:
             yield 0, h @ self._dequantised().T
             return
-        limbs, step = two_limbs(h)
-        for start, codes, scale in self._blocks():
-            yield start, _joined(torch._int_mm(limbs, codes.T)).mul_(step).mul_(scale)
+        rows = h.detach().contiguous().numpy()
+        for start in range(0, self.vocab_size, BLOCK_ROWS):
+            yield start, torch.from_numpy(int8_matmul(rows, self._block(start)))
 
     def pulled_back(self, start: int, g: Tensor) -> Tensor:
         """Gradient [T, d] of the hidden states from one of the logits [T, B] of the block at ``start``."""
         if self.is_kept:
             return g @ self._dequantised()
-        codes, scale = self._block(start)
-        limbs, step = two_limbs(g * scale)
-        return _joined(torch._int_mm(limbs, codes)).mul_(step)
+        return torch.from_numpy(int8_matmul_t(g.contiguous().numpy(), self._block(start)))
 
     def rows(self, tokens: Tensor) -> Tensor:
         """The rows [T, d] of these tokens [T]."""
         index = tokens.numpy()
         return torch.from_numpy(self._codes[index] * self._scale[index, None])
 
-    def _blocks(self) -> Iterator[Block]:
-        for start in range(0, self.vocab_size, BLOCK_ROWS):
-            yield start, *self._block(start)
-
-    def _block(self, start: int) -> tuple[Tensor, Tensor]:
+    def _block(self, start: int) -> Int8Matrix:
         end = start + BLOCK_ROWS
-        return self._shared[start:end], self._scales[start:end]
+        return Int8Matrix(self._codes[start:end], self._scale[start:end])
 
     def _dequantised(self) -> Tensor:
         if self._kept is None:
@@ -157,20 +140,3 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx, g):  # type: ignore[no-untyped-def]
         (dh,) = ctx.saved_tensors
         return dh * g, None, None
-
-
-def two_limbs(x: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 limbs [2T, n] of x [T, n], the high ones first, and the step [T, 1] that one unit stands for."""
-    largest = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True)).clamp_(min=TINY)
-    codes = x.mul(LIMIT / largest).round_()
-    high = codes.add(128).mul_(1 / 256).floor_()
-    limbs = torch.empty(2 * x.shape[0], x.shape[1], dtype=torch.int8)
-    limbs[: x.shape[0]] = high
-    limbs[x.shape[0] :] = codes.add_(high, alpha=-256)
-    return limbs, largest.div_(LIMIT)
-
-
-def _joined(sums: Tensor) -> Tensor:
-    """float32 [T, n] of the int32 sums [2T, n] of both limbs."""
-    high, low = sums.chunk(2)
-    return high.to(torch.float32).mul_(256).add_(low)
