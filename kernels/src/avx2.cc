@@ -110,30 +110,14 @@ struct GemvSums {
   }
 }
 
-// One row of x straight from the packed bytes. Fields stay in their bytes; one shift at the end undoes it.
-void gemv(const GemvTask& t) {
-  const int64_t stride = t.k_blocks * kBlockBytes;
-  for (int64_t nb = 0; nb < t.n_blocks; nb += kStretches) {
-    const int64_t rows = t.n_blocks - nb < kStretches ? t.n_blocks - nb : kStretches;
-    const uint8_t* p = t.packed + nb * stride;
-    GemvSums total[kStretches] = {};
-    for (int64_t kb = 0; kb < t.k_blocks; ++kb, p += kBlockBytes) {
-      const int64_t ahead = packed_ahead(t, kb, rows);
-      for (int64_t r = 0; r < rows; ++r)
-        gemv_block(p + r * stride, t.activations + kb * kBlockColumns, ahead, total[r]);
-    }
-    for (int64_t r = 0; r < rows; ++r)
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        const __m256i sum = _mm256_add_epi32(total[r].even[h], _mm256_srai_epi32(total[r].odd[h], 2));
-        const __m256 exact = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_set1_epi32(t.sum)));
-        _mm256_storeu_ps(t.out + (nb + r) * kBlockRows + 8 * h, _mm256_mul_ps(exact, _mm256_set1_ps(t.factor)));
-      }
-  }
+// Fields stay in their bytes; one shift at the end undoes it.
+[[gnu::always_inline]] inline __m256i gemv_total(const GemvSums& sums, int half) {
+  return _mm256_add_epi32(sums.even[half], _mm256_srai_epi32(sums.odd[half], 2));
 }
 
 }  // namespace
 
-const Variant kAvx2 = {"avx2", has_avx2, 1, kColumns, kGemvRows, quantise_row256, multiply, gemv};
+const Variant kAvx2 = {"avx2", has_avx2, 1, kColumns, kGemvRows, quantise_row256, multiply,
+                        gemv256<GemvSums, gemv_block, gemv_total>};
 
 }  // namespace sterna

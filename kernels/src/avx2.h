@@ -155,5 +155,30 @@ inline void unpack_backward256(const Weights& w, int64_t c0, uint8_t* codes) {
   }
 }
 
+// One row of x straight from the packed bytes, with kStretches rows of blocks side by side. There are no registers for
+// the sums of all: they lie in memory between the blocks of a row. kBlock adds one block to them, and kTotal gives
+// the sums of the lower (0) or the upper (1) eight rows of W.
+template <class Sums, void (*kBlock)(const uint8_t* p, const int8_t* a, int64_t ahead, Sums& sums),
+          __m256i (*kTotal)(const Sums& sums, int half)>
+inline void gemv256(const GemvTask& t) {
+  const int64_t stride = t.k_blocks * kBlockBytes;
+  for (int64_t nb = 0; nb < t.n_blocks; nb += kStretches) {
+    const int64_t rows = t.n_blocks - nb < kStretches ? t.n_blocks - nb : kStretches;
+    const uint8_t* p = t.packed + nb * stride;
+    Sums sums[kStretches] = {};
+    for (int64_t kb = 0; kb < t.k_blocks; ++kb, p += kBlockBytes) {
+      const int64_t ahead = packed_ahead(t, kb, rows);
+      for (int64_t r = 0; r < rows; ++r)
+        kBlock(p + r * stride, t.activations + kb * kBlockColumns, ahead, sums[r]);
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      for (int half = 0; half < 2; ++half) {
+        const __m256i exact = _mm256_sub_epi32(kTotal(sums[r], half), _mm256_set1_epi32(t.sum));
+        _mm256_storeu_ps(t.out + (nb + r) * kBlockRows + 8 * half,
+                         _mm256_mul_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(t.factor)));
+      }
+  }
+}
+
 }  // namespace
 }  // namespace sterna
