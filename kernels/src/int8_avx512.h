@@ -119,22 +119,39 @@ inline void int8_panel_backward512(const Int8PanelTask& t) {
   _mm512_storeu_ps(out, t.adds ? _mm512_add_ps(_mm512_loadu_ps(out), y) : y);
 }
 
-inline void int8_gemv512(const Int8GemvTask& t) {
+// One row of x with kRows neighbouring rows of W, read side by side and asked for ahead of their use.
+template <int kRows>
+[[gnu::always_inline]] inline void int8_gemv_rows(const Int8GemvTask& t, int64_t first) {
   const __m512i bias = _mm512_set1_epi8(static_cast<char>(0x80));
-  const int8_t* w = t.rows;
+  const int8_t* w = t.rows + first * t.k;
   const int8_t* x = static_cast<const int8_t*>(t.activations);
-  const int64_t depth = round_up(t.k, 64);
-  for (int64_t row = 0; row < t.count; ++row, w += t.k) {
-    __m512i high = _mm512_setzero_si512(), low = high;
-    for (int64_t d = 0; d < t.k; d += 64) {
-      const __m512i codes = _mm512_xor_si512(_mm512_maskz_loadu_epi8(bytes(d, t.k), w + d), bias);
-      dot(high, codes, _mm512_loadu_si512(x + d));
-      dot(low, codes, _mm512_loadu_si512(x + depth + d));
+  const int64_t depth = round_up(t.k, 64), ahead = kRows * t.k;
+  __m512i high[kRows], low[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) high[r] = low[r] = _mm512_setzero_si512();
+  for (int64_t d = 0; d < t.k; d += 64) {
+    const __mmask64 given = bytes(d, t.k);
+    const __m512i x_high = _mm512_loadu_si512(x + d), x_low = _mm512_loadu_si512(x + depth + d);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      _mm_prefetch(reinterpret_cast<const char*>(w + r * t.k + d + ahead), _MM_HINT_T0);
+      const __m512i codes = _mm512_xor_si512(_mm512_maskz_loadu_epi8(given, w + r * t.k + d), bias);
+      dot(high[r], codes, x_high);
+      dot(low[r], codes, x_low);
     }
-    const double first = _mm512_reduce_add_epi32(high) - 128 * t.sums[0];
-    const double second = _mm512_reduce_add_epi32(low) - 128 * t.sums[1];
-    t.out[row] = static_cast<float>(256.0 * first + second) * t.step * t.scales[row];
   }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const double first_limb = _mm512_reduce_add_epi32(high[r]) - 128 * t.sums[0];
+    const double second_limb = _mm512_reduce_add_epi32(low[r]) - 128 * t.sums[1];
+    t.out[first + r] = static_cast<float>(256.0 * first_limb + second_limb) * t.step * t.scales[first + r];
+  }
+}
+
+inline void int8_gemv512(const Int8GemvTask& t) {
+  int64_t row = 0;
+  for (; row + 4 <= t.count; row += 4) int8_gemv_rows<4>(t, row);
+  for (; row < t.count; ++row) int8_gemv_rows<1>(t, row);
 }
 
 }  // namespace
