@@ -77,3 +77,18 @@ bool has_amx_bf16() { return has_amx() && bit(features().leaf7_edx, 22); }
 }  // namespace sterna
 
 #endif
+
+#ifdef STERNA_ARM
+
+#include <sys/auxv.h>
+
+namespace sterna {
+
+// Linux tells only what it lets a process use. The bits by number, because older headers lack the names.
+bool has_dotprod() { return getauxval(AT_HWCAP) >> 20 & 1; }
+
+bool has_i8mm() { return getauxval(AT_HWCAP2) >> 13 & 1; }
+
+}  // namespace sterna
+
+#endif

@@ -12,6 +12,9 @@ const Variant* const kFastestFirst[] = {
 #ifdef STERNA_X86
     &kAvx512Vnni, &kAvxVnni, &kAvx2,
 #endif
+#ifdef STERNA_ARM
+    &kNeonI8mm, &kNeonDotprod,
+#endif
     &kScalar,
 };
 

@@ -21,7 +21,7 @@ thread_local Scratch codes_scratch, sums_scratch, steps_scratch;     // of the c
 thread_local Scratch panel_scratch, ragged_scratch, scaled_scratch;  // of each thread that works
 thread_local Scratch scales_scratch, joined_scratch;
 
-const Int8Kernels& kernels_of(const Variant& v) {
+const Int8Kernels& kernels_of([[maybe_unused]] const Variant& v) {
 #ifdef STERNA_X86
   if (&v == &kAvx2) return kInt8Avx2;
   if (&v == &kAvxVnni) return kInt8AvxVnni;

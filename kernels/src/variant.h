@@ -44,7 +44,8 @@ struct PanelTask {
   const Weights& weights;
   bool is_forward;
   int64_t column;             // a multiple of panel_columns
-  uint8_t* codes;             // memory for the unpacked panel, [depth/4][panel_columns][4], 64-byte aligned
+  uint8_t* codes;             // memory for the unpacked panel, depth * panel_columns bytes, 64-byte aligned:
+                              // [depth/4][panel_columns][4] unless the variant's file says otherwise
   const int8_t* activations;  // limb rows as above, 64-byte aligned
   const int32_t* sums;        // [rows * limbs]
   const float* factors;       // [rows] step * scale
@@ -101,6 +102,10 @@ extern const Variant kAmx;
 // For tests: the sources of two of the above on processors without their instructions.
 extern const Variant kAvxVnniEvex;
 extern const Variant kAmxEmulated;
+#endif
+#ifdef STERNA_ARM
+extern const Variant kNeonDotprod;
+extern const Variant kNeonI8mm;
 #endif
 
 // --- the definition of the quantisation, shared by all files; internal linkage on purpose, see above ---

@@ -170,7 +170,7 @@ def test_any_product_equals_the_reference(variant, data):
 def test_the_fastest_variant_is_used_and_scalar_is_the_last():
     assert variant_in_use() == variants()[0]
     assert variants()[-1] == "scalar"
-    order = ["amx", "avx512vnni", "avxvnni", "avx2", "scalar"]
+    order = ["amx", "avx512vnni", "avxvnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar"]
     assert variants() == [name for name in order if name in variants()]
 
 
