@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sterna.app.demo.run import Demo, DemoPlan
-from sterna.app.demo.samples import sample_texts
 from tests.node.net.real import program
+from tests.support.texts import short_texts
 
 ROUNDS = 2
 NOISE = ("random_frames", "mutated_frames", "undecodable_gossip", "bad_requests")
@@ -25,7 +25,7 @@ async def test_rounds_are_certified_while_a_stranger_sends_noise(tmp_path: Path)
     demo = Demo(
         DemoPlan(
             folder=tmp_path,
-            data=sample_texts()[:3],
+            data=short_texts(tmp_path)[:3],
             base="nano",
             rounds=ROUNDS,
             steps=2,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from sterna.app.demo.processes import LOOPBACK, DemoPeer, run_json
-from sterna.app.demo.samples import sample_texts
 from sterna.errors import NodeError
 from sterna_protocol.swarm.ticket import decode_ticket, encode_ticket
+from tests.support.texts import short_texts
 
 WAIT_SECONDS = 120
 
@@ -41,7 +41,7 @@ async def command(peer: DemoPeer, *arguments: str) -> dict[str, Any]:
 @pytest.mark.timeout(600)
 @pytest.mark.asyncio
 async def test_a_friend_of_a_friend_joins_and_goes_with_the_friend(tmp_path: Path) -> None:
-    texts = sample_texts()
+    texts = short_texts(tmp_path)
     founder, friend, second, stranger = peers = [
         DemoPeer(index, tmp_path / f"peer-{index}", text) for index, text in enumerate(texts)
     ]
@@ -93,7 +93,7 @@ async def test_a_friend_of_a_friend_joins_and_goes_with_the_friend(tmp_path: Pat
 async def test_a_founder_takes_a_new_key_and_goes_on_without_a_peer_that_never_returns(
     tmp_path: Path,
 ) -> None:
-    texts = sample_texts()
+    texts = short_texts(tmp_path)
     founder, friend = peers = [
         DemoPeer(index, tmp_path / f"peer-{index}", text) for index, text in enumerate(texts[:2])
     ]
@@ -132,8 +132,9 @@ async def test_a_founder_takes_a_new_key_and_goes_on_without_a_peer_that_never_r
 @pytest.mark.timeout(600)
 @pytest.mark.asyncio
 async def test_a_private_swarm_talks_to_nobody_who_lacks_its_key(tmp_path: Path) -> None:
+    texts = short_texts(tmp_path)
     founder, friend = peers = [
-        DemoPeer(index, tmp_path / f"peer-{index}", text) for index, text in enumerate(sample_texts()[:2])
+        DemoPeer(index, tmp_path / f"peer-{index}", text) for index, text in enumerate(texts[:2])
     ]
     common = ("--listen", LOOPBACK, "--seed", "0")
     try:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from sterna.app.demo.run import Demo, DemoPlan
-from sterna.app.demo.samples import sample_texts
 from sterna.app.homes import open_home_for_reading
 from sterna.formats.peft import read_peft
 from sterna_protocol.merge.adapter import decode_adapter, lora_factors
 from sterna_protocol.swarm.charter import SignedCharter
+from tests.support.texts import short_texts
 
 ROUNDS = 3
 
@@ -23,7 +23,7 @@ ROUNDS = 3
 async def test_a_swarm_with_a_killed_peer_certifies_every_round_and_a_stranger_verifies_it(
     tmp_path: Path,
 ) -> None:
-    texts = sample_texts()
+    texts = short_texts(tmp_path)
     plan = DemoPlan(
         folder=tmp_path,
         data=texts,

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from sterna.app.demo.processes import LOOPBACK, DemoPeer, run_json
-from sterna.app.demo.samples import sample_texts
 from sterna.app.homes import open_home_for_reading
 from sterna.formats.peft import read_peft
 from sterna_protocol.merge.adapter import decode_adapter, encode_adapter, genesis_adapter, lora_factors
@@ -20,6 +19,7 @@ from sterna_protocol.swarm.charter import SignedCharter
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.ids import parse_peer_name
 from sterna_protocol.wire.messages import Certificate, decode_frame
+from tests.support.texts import short_texts
 
 ROUNDS = 2
 
@@ -37,7 +37,8 @@ async def wait(peer: DemoPeer, reached: Callable[[dict[str, Any]], bool]) -> dic
 @pytest.mark.asyncio
 async def test_an_adapter_without_one_peer_is_what_its_own_disk_says(tmp_path: Path) -> None:
     peers = [
-        DemoPeer(index, tmp_path / f"peer-{index}", data) for index, data in enumerate(sample_texts()[:2])
+        DemoPeer(index, tmp_path / f"peer-{index}", data)
+        for index, data in enumerate(short_texts(tmp_path)[:2])
     ]
     founder, joiner = peers
     common = ("--listen", LOOPBACK, "--until-round", str(ROUNDS), "--seed", "0")
