@@ -87,7 +87,7 @@ class BackwardPanel {
  public:
   BackwardPanel(const Weights& w, int64_t column)
       : quarters_(w.block(0, column / kBlockColumns) + column % kBlockColumns * 4),
-        stride_(w.k_blocks() * kBlockBytes),
+        stride_(w.row_blocks * kBlockBytes),
         n_blocks_(w.n_blocks()) {}
 
   void unpack(int64_t step, Step& codes) const {

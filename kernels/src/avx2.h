@@ -127,7 +127,7 @@ inline void unpack_backward256(const Weights& w, int64_t c0, uint8_t* codes) {
   const __m256i fields01 = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2),
                 fields23 = _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6);
   const uint8_t* p = w.block(0, c0 / kBlockColumns) + c0 % kBlockColumns * 4;
-  const int64_t stride = w.k_blocks() * kBlockBytes;
+  const int64_t stride = w.row_blocks * kBlockBytes;
   for (int64_t nb = 0; nb < w.n_blocks(); ++nb, p += stride) {
     for (int n = 0; n < 64; n += 16, codes += 64) {
       const __m128i four_rows = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + n));
@@ -161,7 +161,7 @@ inline void unpack_backward256(const Weights& w, int64_t c0, uint8_t* codes) {
 template <class Sums, void (*kBlock)(const uint8_t* p, const int8_t* a, int64_t ahead, Sums& sums),
           __m256i (*kTotal)(const Sums& sums, int half)>
 inline void gemv256(const GemvTask& t) {
-  const int64_t stride = t.k_blocks * kBlockBytes;
+  const int64_t stride = t.row_blocks * kBlockBytes;
   for (int64_t nb = 0; nb < t.n_blocks; nb += kStretches) {
     const int64_t rows = t.n_blocks - nb < kStretches ? t.n_blocks - nb : kStretches;
     const uint8_t* p = t.packed + nb * stride;

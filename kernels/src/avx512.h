@@ -143,7 +143,7 @@ template <int kRows>
 [[gnu::always_inline]] inline void gemv_rows(const GemvTask& t, int64_t nb) {
   const __m512i masks[4] = {_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c), _mm512_set1_epi8(0x30),
                             _mm512_set1_epi8(static_cast<char>(0xc0))};
-  const int64_t stride = t.k_blocks * kBlockBytes;
+  const int64_t stride = t.row_blocks * kBlockBytes;
   const uint8_t* p = t.packed + nb * stride;
   const int8_t* a = t.activations;
   __m512i total[kRows][4];

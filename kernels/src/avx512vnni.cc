@@ -52,12 +52,12 @@ template <int kRows>
 
 // The panel's codes as [depth/4][kColumns][4].
 void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) {
-  const int64_t nb = c0 / kBlockRows, row = w.k_blocks() * kBlockBytes;
+  const int64_t nb = c0 / kBlockRows, row = w.k_blocks() * kBlockBytes, stride = w.row_blocks * kBlockBytes;
   const int64_t groups = w.n_blocks() - nb < kGroups ? w.n_blocks() - nb : kGroups;
   if (groups < kGroups) memset(codes, 0, static_cast<size_t>(row * 4 * kGroups));
   const uint8_t* p = w.block(nb, 0);
   for (const uint8_t* end = p + row; p < end; p += 64, codes += 4 * kGroups * 64)
-    for (int64_t g = 0; g < groups; ++g) unpack_quarter(p + g * row, codes + 64 * g, 64 * kGroups);
+    for (int64_t g = 0; g < groups; ++g) unpack_quarter(p + g * stride, codes + 64 * g, 64 * kGroups);
 }
 
 void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {

@@ -28,33 +28,35 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// `row_scales` may be 0: there are none.
-Weights weights(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t row_scales) {
+// `scales` may be 0: there are none. `group` is a multiple of 64, or 0: a row has one scale.
+Weights weights(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group) {
   for (const int64_t side : {n, k})
     if (side < 1 || side > sterna::kMaxSide)
       throw std::invalid_argument("side " + std::to_string(side) + " is not between 1 and " +
                                   std::to_string(sterna::kMaxSide));
-  return {at<const uint8_t>(packed), n, k, scale, reinterpret_cast<const float*>(row_scales)};
+  if (group < 0 || group % sterna::kBlockColumns != 0)
+    throw std::invalid_argument("groups of " + std::to_string(group) + " columns: a multiple of 64 is needed");
+  return {at<const uint8_t>(packed), n, k, scale, reinterpret_cast<const float*>(scales), group == 0 ? k : group};
 }
 
-void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t row_scales, uintptr_t x,
-             int64_t rows, uintptr_t y) {
+void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group,
+             uintptr_t x, int64_t rows, uintptr_t y) {
   if (rows == 0) return;
-  sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale, row_scales), at<const float>(x),
-                  rows, at<float>(y));
+  sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group),
+                  at<const float>(x), rows, at<float>(y));
 }
 
-void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t row_scales, uintptr_t g,
-              int64_t rows, int limbs, uintptr_t dx) {
+void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group,
+              uintptr_t g, int64_t rows, int limbs, uintptr_t dx) {
   if (rows == 0) return;
   if (limbs != 1 && limbs != 2)
     throw std::invalid_argument("limbs=" + std::to_string(limbs) + ": 1 and 2 exist");
-  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, row_scales), at<const float>(g),
-                   rows, limbs, at<float>(dx));
+  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group),
+                   at<const float>(g), rows, limbs, at<float>(dx));
 }
 
 void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows, uintptr_t codes) {
-  const Weights w = weights(packed, n, k, 1.0f, 0);
+  const Weights w = weights(packed, n, k, 1.0f, 0, 0);
   if (first < 0 || rows < 0 || first + rows > n)
     throw std::invalid_argument("rows " + std::to_string(first) + " + " + std::to_string(rows) + " of " +
                                 std::to_string(n));
@@ -173,10 +175,10 @@ uint64_t read_memory(uintptr_t from, int64_t bytes, int streams) {
 NB_MODULE(_native, m) {
   using namespace nb::literals;
   m.doc() = "Ternary products in C++; private to sterna_kernels.";
-  m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "row_scales"_a, "x"_a, "rows"_a, "y"_a,
-        nb::call_guard<nb::gil_scoped_release>());
-  m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "row_scales"_a, "g"_a, "rows"_a,
-        "limbs"_a, "dx"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "scales"_a, "group"_a, "x"_a,
+        "rows"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "scales"_a, "group"_a, "g"_a,
+        "rows"_a, "limbs"_a, "dx"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("unpack", &unpack, "packed"_a, "n"_a, "k"_a, "first"_a, "rows"_a, "codes"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("rms_norm", &rms_norm, "x"_a, "is_bfloat16"_a, "w"_a, "eps"_a, "rows"_a, "length"_a, "y"_a, "inverse"_a,

@@ -45,12 +45,15 @@ struct Weights {
   const uint8_t* packed;
   int64_t n, k;
   float scale;
-  const float* row_scales;  // [n], or null when the scale is all there is
+  const float* scales;      // [n][groups()], or null when the scale is all there is
+  int64_t group = k;        // columns that share a scale of their row: all of them, or a multiple of 64
+  int64_t row_blocks = ceil_div(k, kBlockColumns);  // from one row of blocks to the next; a slice skips some
 
   [[gnu::always_inline]] int64_t n_blocks() const { return ceil_div(n, kBlockRows); }
   [[gnu::always_inline]] int64_t k_blocks() const { return ceil_div(k, kBlockColumns); }
+  [[gnu::always_inline]] int64_t groups() const { return ceil_div(k, group); }
   [[gnu::always_inline]] const uint8_t* block(int64_t nb, int64_t kb) const {
-    return packed + (nb * k_blocks() + kb) * kBlockBytes;
+    return packed + (nb * row_blocks + kb) * kBlockBytes;
   }
 };
 

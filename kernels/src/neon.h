@@ -123,7 +123,7 @@ inline void unpack_backward128(const Weights& w, int64_t c0, uint8_t* codes) {
   static const uint8_t kTransposed[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
   const uint8x16_t transposed = vld1q_u8(kTransposed);
   const uint8_t* p = w.block(0, c0 / kBlockColumns) + c0 % kBlockColumns * 4;
-  const int64_t stride = w.k_blocks() * kBlockBytes;
+  const int64_t stride = w.row_blocks * kBlockBytes;
   for (int64_t nb = 0; nb < w.n_blocks(); ++nb, p += stride)
     for (int n = 0; n < 64; n += 32, codes += 128) {
       const uint8x16_t v = vqtbl1q_u8(vld1q_u8(p + n), transposed);
@@ -157,8 +157,8 @@ inline void unpack_backward128(const Weights& w, int64_t c0, uint8_t* codes) {
 // their value, which still fits int8; one shift at the end undoes it.
 template <class Dot>
 inline void gemv128(const GemvTask& t) {
-  const uint8_t* p = t.packed;
   for (int64_t nb = 0; nb < t.n_blocks; ++nb) {
+    const uint8_t* p = t.packed + nb * t.row_blocks * kBlockBytes;
     int32x4_t plain[4], times4[4], times16[4];
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) plain[c] = times4[c] = times16[c] = vdupq_n_s32(0);

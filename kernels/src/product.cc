@@ -14,16 +14,18 @@ constexpr float kGradientFloor = 0x1p-100f;      // keeps 127 * 256 / floor fini
 constexpr int64_t kActivationBytes = 1 << 20;    // quantised rows that a second-level cache holds
 constexpr int64_t kStreamedElements = 1 << 18;   // 1 MiB of results leave the cache before they are read
 constexpr int64_t kGemvBlocks = 4;               // rows of blocks a thread takes at once
+constexpr int64_t kMostPanelColumns = 64;        // of any variant
 constexpr int64_t kQuantiseRows = 8;
 constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this many multiplications
 
 thread_local Scratch activations_scratch, sums_scratch, factors_scratch;  // of the calling thread
+thread_local Scratch grouped_scratch, grouped_sums_scratch, column_scratch;  // of the calling thread, with groups
 thread_local Scratch panel_scratch, ragged_scratch, scaled_scratch;       // of each thread that works
 
 struct Activations {
-  int8_t* codes;
-  int32_t* sums;
-  float* factors;
+  const int8_t* codes;
+  const int32_t* sums;
+  const float* factors;
   int64_t depth;
 };
 
@@ -31,10 +33,11 @@ struct Activations {
 Activations quantise(const Variant& v, int64_t tile, const float* x, int64_t rows, int64_t length,
                      const float* scales, float floor, int limbs, bool is_stochastic, float scale) {
   const int64_t depth = round_up(length, kBlockColumns);
-  const Activations a = {activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth),
-                         sums_scratch.get<int32_t>(rows * limbs), factors_scratch.get<float>(rows), depth};
+  int8_t* codes = activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth);
+  int32_t* sums = sums_scratch.get<int32_t>(rows * limbs);
+  float* factors = factors_scratch.get<float>(rows);
   const auto start = [&](int64_t limb_row) {
-    return a.codes + limb_row / tile * tile * depth + limb_row % tile * kBlockColumns;
+    return codes + limb_row / tile * tile * depth + limb_row % tile * kBlockColumns;
   };
   for_each_item(ceil_div(rows, kQuantiseRows), rows * length * kQuantiseWork, [&](int64_t item) {
     const int64_t end = std::min(rows, (item + 1) * kQuantiseRows);
@@ -47,11 +50,75 @@ Activations quantise(const Variant& v, int64_t tile, const float* x, int64_t row
         row = scaled;
       }
       v.quantise_row({row, length, depth, floor, limbs, start(m * limbs), start(m * limbs + limbs - 1),
-                      tile * kBlockColumns, a.sums + m * limbs, &step, is_stochastic, m});
-      a.factors[m] = step * scale;
+                      tile * kBlockColumns, sums + m * limbs, &step, is_stochastic, m});
+      factors[m] = step * scale;
     }
   });
-  return a;
+  return {codes, sums, factors, depth};
+}
+
+// A group of columns of W: those columns alone, without scales of their own.
+Weights slice(const Weights& w, int64_t group) {
+  const int64_t first = group * w.group;
+  Weights part = {w.block(0, first / kBlockColumns), w.n, std::min(w.group, w.k - first), w.scale, nullptr};
+  part.row_blocks = w.row_blocks;
+  return part;
+}
+
+// Rows of one limb, group after group of columns of W: each group is laid out as if it were all there is, so that
+// the variants know nothing of groups. The copy is a thousandth of a product.
+class GroupedActivations {
+ public:
+  GroupedActivations(const Activations& a, int64_t tile, int64_t rows, int64_t group)
+      : a_(a), rows_(rows), padded_rows_(round_up(rows, tile)), group_(group),
+        codes_(grouped_scratch.get<int8_t>(padded_rows_ * a.depth)),
+        sums_(grouped_sums_scratch.get<int32_t>(rows * ceil_div(a.depth, group))) {
+    for_each_item(padded_rows_ / tile, rows * a.depth, [&](int64_t item) {
+      const int8_t* from = a.codes + item * tile * a.depth;
+      const int64_t end = std::min(rows, (item + 1) * tile);
+      for (int64_t first = 0; first < a.depth; first += group) {
+        const int64_t depth = std::min(group, a.depth - first);
+        int8_t* to = codes_ + padded_rows_ * first + item * tile * depth;
+        std::copy_n(from + tile * first, tile * depth, to);
+        for (int64_t m = item * tile; m < end; ++m) {
+          int32_t sum = 0;
+          for (int64_t d = 0; d < depth; d += kBlockColumns) {
+            const int8_t* chunk = to + d * tile + m % tile * kBlockColumns;
+            for (int64_t i = 0; i < kBlockColumns; ++i) sum += chunk[i];
+          }
+          sums_[first / group * rows + m] = sum;
+        }
+      }
+    });
+  }
+
+  // Of one group; the factors are the rows', because a row is quantised as a whole.
+  Activations of(int64_t group) const {
+    const int64_t first = group * group_;
+    return {codes_ + padded_rows_ * first, sums_ + group * rows_, a_.factors, std::min(group_, a_.depth - first)};
+  }
+
+ private:
+  const Activations a_;
+  const int64_t rows_, padded_rows_, group_;
+  int8_t* const codes_;
+  int32_t* const sums_;
+};
+
+// Adds one group's part of `count` results, times the group's scales of their rows of W, to those of the groups
+// before it.
+void add_group(const float* from, int64_t count, const float* scales, bool is_first, float* to) {
+  if (is_first) {
+    std::transform(from, from + count, scales, to, std::multiplies<>());
+  } else {
+    for (int64_t c = 0; c < count; ++c) to[c] += from[c] * scales[c];
+  }
+}
+
+// A group's scales of `count` rows of W from `first` on, one after the other.
+void gather_scales(const Weights& w, int64_t group, int64_t first, int64_t count, float* scales) {
+  const float* from = w.scales + first * w.groups() + group;
+  for (int64_t i = 0; i < count; ++i) scales[i] = from[i * w.groups()];
 }
 
 // Moves `count` results to their place, if they are not there yet, and multiplies them by their rows' scales.
@@ -63,31 +130,59 @@ void finish(const float* from, int64_t count, const float* scales, float* to) {
   }
 }
 
-// Every panel of columns of the result, for chunks of rows that fit the cache.
+// How many rows fit the cache.
+int64_t chunk_of(int64_t rows, int64_t depth, int limbs) {
+  const int64_t fitting = std::max<int64_t>(16, kActivationBytes / (depth * limbs));
+  return round_up(ceil_div(rows, ceil_div(rows, fitting)), 16);
+}
+
+// Every panel of columns of the result, for chunks of rows that fit the cache. Rows of the result are `stride`
+// apart: more than its columns where it is a part of a larger one.
 void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const Activations& a, int64_t rows,
-                     int limbs, float* out) {
+                     int limbs, float* out, int64_t stride) {
   const int64_t columns = is_forward ? w.n : w.k;
   const int64_t panels = ceil_div(columns, v.panel_columns);
-  const int64_t fitting = std::max<int64_t>(16, kActivationBytes / (a.depth * limbs));
-  const int64_t chunk = round_up(ceil_div(rows, ceil_div(rows, fitting)), 16);
+  const int64_t chunk = chunk_of(rows, a.depth, limbs);
   const int64_t chunks = ceil_div(rows, chunk);
-  const bool scales_follow = is_forward && w.row_scales != nullptr;
-  const bool on_lines = reinterpret_cast<uintptr_t>(out) % 64 == 0 && columns % 16 == 0;
-  const bool streams = on_lines && !scales_follow && rows * columns >= kStreamedElements;
+  const bool scales_follow = is_forward && w.scales != nullptr;
+  const bool on_lines = reinterpret_cast<uintptr_t>(out) % 64 == 0 && stride % 16 == 0;
+  const bool streams = on_lines && !scales_follow && rows * stride >= kStreamedElements;
   for_each_item(chunks * panels, rows * limbs * w.n * w.k, [&](int64_t item) {
     const int64_t m0 = item / panels * chunk, c0 = item % panels * v.panel_columns;
     const int64_t m = std::min(chunk, rows - m0), c = std::min(v.panel_columns, columns - c0);
     uint8_t* codes = panel_scratch.get<uint8_t>(a.depth * v.panel_columns);
-    float* target = out + m0 * columns + c0;
+    float* target = out + m0 * stride + c0;
     const bool ragged = c < v.panel_columns;
     float* direct = ragged ? ragged_scratch.get<float>(m * v.panel_columns) : target;
     // m0 is a multiple of 16, so it starts a tile.
     v.multiply({w, is_forward, c0, codes, a.codes + m0 * limbs * a.depth, a.sums + m0 * limbs, a.factors + m0,
-                m, a.depth, limbs, direct, ragged ? v.panel_columns : columns, streams && !ragged});
-    const float* scales = scales_follow ? w.row_scales + c0 : nullptr;
+                m, a.depth, limbs, direct, ragged ? v.panel_columns : stride, streams && !ragged});
+    const float* scales = scales_follow ? w.scales + c0 : nullptr;
     if (!ragged && scales == nullptr) return;
     for (int64_t r = 0; r < m; ++r)
-      finish(direct + r * (ragged ? v.panel_columns : columns), c, scales, target + r * columns);
+      finish(direct + r * (ragged ? v.panel_columns : stride), c, scales, target + r * stride);
+  });
+}
+
+// The same for y with scales of groups: a panel is done group after group while its results stay in the cache.
+void multiply_grouped_panels(const Variant& v, const Weights& w, const GroupedActivations& a, int64_t rows,
+                             float* y) {
+  const int64_t panels = ceil_div(w.n, v.panel_columns), chunk = chunk_of(rows, w.k, 1);
+  for_each_item(ceil_div(rows, chunk) * panels, rows * w.n * w.k, [&](int64_t item) {
+    const int64_t m0 = item / panels * chunk, c0 = item % panels * v.panel_columns;
+    const int64_t m = std::min(chunk, rows - m0), c = std::min(v.panel_columns, w.n - c0);
+    float* part = ragged_scratch.get<float>(m * v.panel_columns);
+    float scales[kMostPanelColumns];
+    for (int64_t group = 0; group < w.groups(); ++group) {
+      const Weights columns = slice(w, group);
+      const Activations of = a.of(group);
+      uint8_t* codes = panel_scratch.get<uint8_t>(of.depth * v.panel_columns);
+      v.multiply({columns, true, c0, codes, of.codes + m0 * of.depth, of.sums + m0, of.factors + m0, m, of.depth,
+                  1, part, v.panel_columns, false});
+      gather_scales(w, group, c0, c, scales);
+      for (int64_t r = 0; r < m; ++r)
+        add_group(part + r * v.panel_columns, c, scales, group == 0, y + (m0 + r) * w.n + c0);
+    }
   });
 }
 
@@ -103,9 +198,28 @@ void multiply_few(const Variant& v, const Weights& w, const Activations& a, int6
       float* target = y + m * w.n + nb * kBlockRows;
       v.gemv({w.block(nb, 0), count, w.k_blocks(), a.codes + m * a.depth, a.sums[m], a.factors[m],
               ragged ? edge : target});
-      const float* scales = w.row_scales != nullptr ? w.row_scales + nb * kBlockRows : nullptr;
+      const float* scales = w.scales != nullptr ? w.scales + nb * kBlockRows : nullptr;
       finish(ragged ? edge : target, columns, scales, target);
     }
+  });
+}
+
+// The same with scales of groups: a few rows of blocks, group after group.
+void multiply_few_grouped(const Variant& v, const Weights& w, const GroupedActivations& a, int64_t rows, float* y) {
+  const int64_t blocks = w.n_blocks();
+  for_each_item(ceil_div(blocks, kGemvBlocks), rows * w.n * w.k, [&](int64_t item) {
+    const int64_t nb = item * kGemvBlocks, count = std::min(kGemvBlocks, blocks - nb);
+    const int64_t columns = std::min(w.n - nb * kBlockRows, count * kBlockRows);
+    float part[kGemvBlocks * kBlockRows], scales[kGemvBlocks * kBlockRows];
+    for (int64_t m = 0; m < rows; ++m)
+      for (int64_t group = 0; group < w.groups(); ++group) {
+        const Activations of = a.of(group);
+        const int64_t kb = group * w.group / kBlockColumns;
+        v.gemv({w.block(nb, kb), count, of.depth / kBlockColumns, of.codes + m * of.depth, of.sums[m],
+                of.factors[m], part, w.row_blocks, kb});
+        gather_scales(w, group, nb * kBlockRows, columns, scales);
+        add_group(part, columns, scales, group == 0, y + m * w.n + nb * kBlockRows);
+      }
   });
 }
 
@@ -113,12 +227,16 @@ void multiply_few(const Variant& v, const Weights& w, const Activations& a, int6
 
 void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, float* y) {
   if (rows == 0) return;
-  if (rows <= v.gemv_rows) {
-    const auto a = quantise(v, 1, x, rows, w.k, nullptr, kActivationFloor, 1, false, w.scale);
+  const bool few = rows <= v.gemv_rows, grouped = w.scales != nullptr && w.groups() > 1;
+  const int64_t tile = few ? 1 : v.tile_rows;
+  const auto a = quantise(v, tile, x, rows, w.k, nullptr, kActivationFloor, 1, false, w.scale);
+  if (grouped) {
+    const GroupedActivations by_group(a, tile, rows, w.group);
+    (few ? multiply_few_grouped : multiply_grouped_panels)(v, w, by_group, rows, y);
+  } else if (few) {
     multiply_few(v, w, a, rows, y);
   } else {
-    const auto a = quantise(v, v.tile_rows, x, rows, w.k, nullptr, kActivationFloor, 1, false, w.scale);
-    multiply_panels(v, w, true, a, rows, 1, y);
+    multiply_panels(v, w, true, a, rows, 1, y, w.n);
   }
 }
 
@@ -126,9 +244,20 @@ void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, 
   if (rows == 0) return;
   // Small elements beside a large one would all round to zero: by chance the sum of many comes out right.
   const bool is_stochastic = limbs == 1;
-  const auto a = quantise(v, v.tile_rows, g, rows, w.n, w.row_scales, kGradientFloor, limbs, is_stochastic,
-                          w.scale);
-  multiply_panels(v, w, false, a, rows, limbs, dx);
+  const auto multiply = [&](const Weights& part, const float* scales, float* out) {
+    const auto a = quantise(v, v.tile_rows, g, rows, w.n, scales, kGradientFloor, limbs, is_stochastic, w.scale);
+    multiply_panels(v, part, false, a, rows, limbs, out, w.k);
+  };
+  if (w.scales == nullptr || w.groups() == 1) {
+    multiply(w, w.scales, dx);
+    return;
+  }
+  // Each group has its own scales, so its own gradient to quantise.
+  float* scales = column_scratch.get<float>(w.n);
+  for (int64_t group = 0; group < w.groups(); ++group) {
+    gather_scales(w, group, 0, w.n, scales);
+    multiply(slice(w, group), scales, dx + group * w.group);
+  }
 }
 
 void unpack(const Weights& w, int64_t first, int64_t rows, int8_t* codes) {

@@ -88,7 +88,7 @@ void gemv(const GemvTask& t) {
   for (int64_t nb = 0; nb < t.n_blocks; ++nb) {
     int32_t total[16] = {};
     for (int64_t kb = 0; kb < t.k_blocks; ++kb) {
-      const uint8_t* block = t.packed + (nb * t.k_blocks + kb) * kBlockBytes;
+      const uint8_t* block = t.packed + (nb * t.row_blocks + kb) * kBlockBytes;
       const int8_t* a = t.activations + kb * kBlockColumns;
       for (int q = 0; q < 4; ++q)
         for (int n = 0; n < 16; ++n)

@@ -72,14 +72,16 @@ struct GemvTask {
   const int8_t* activations;  // [k_blocks * 64]
   int32_t sum;
   float factor;
-  float* out;  // [n_blocks * 16]
+  float* out;                     // [n_blocks * 16]
+  int64_t row_blocks = k_blocks;  // from one row of blocks to the next; more than k_blocks in a slice of columns
+  int64_t first_block = 0;        // where the slice starts in its row
 };
 
 // From what is read of block kb to what gemv asks for meanwhile, in each of `rows` rows read side by side: a piece
 // further on or, where the row ends before, as far into the row that its stretch goes on with.
 [[gnu::always_inline]] inline int64_t packed_ahead(const GemvTask& t, int64_t kb, int64_t rows) {
-  const bool ends = (t.k_blocks - kb) * kBlockBytes <= kPackedAhead;
-  return kPackedAhead + (ends ? (rows - 1) * t.k_blocks * kBlockBytes : 0);
+  const bool ends = (t.row_blocks - t.first_block - kb) * kBlockBytes <= kPackedAhead;
+  return kPackedAhead + (ends ? (rows - 1) * t.row_blocks * kBlockBytes : 0);
 }
 
 struct Variant {

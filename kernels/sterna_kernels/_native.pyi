@@ -1,10 +1,19 @@
 """Ternary products in C++; private to sterna_kernels."""
 
 def forward(
-    packed: int, n: int, k: int, scale: float, row_scales: int, x: int, rows: int, y: int
+    packed: int, n: int, k: int, scale: float, scales: int, group: int, x: int, rows: int, y: int
 ) -> None: ...
 def backward(
-    packed: int, n: int, k: int, scale: float, row_scales: int, g: int, rows: int, limbs: int, dx: int
+    packed: int,
+    n: int,
+    k: int,
+    scale: float,
+    scales: int,
+    group: int,
+    g: int,
+    rows: int,
+    limbs: int,
+    dx: int,
 ) -> None: ...
 def unpack(packed: int, n: int, k: int, first: int, rows: int, codes: int) -> None: ...
 def rms_norm(

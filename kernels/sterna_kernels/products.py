@@ -19,8 +19,8 @@ def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
     check_rows(x, "x", w.shape[1])
     n, k = w.shape
     y = _results(x.shape[0], n)
-    packed, scales = address(w.packed), row_scales_address(w)
-    _native.forward(packed, n, k, w.scale, scales, address(x), x.shape[0], address(y))
+    packed, scales, group = address(w.packed), scales_address(w), w.group_size or 0
+    _native.forward(packed, n, k, w.scale, scales, group, address(x), x.shape[0], address(y))
     return y
 
 
@@ -39,14 +39,15 @@ def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> N
         raise ValueError(f"limbs={limbs}: 1 and 2 exist")
     n, k = w.shape
     dx = _results(g.shape[0], k)
-    packed, scales = address(w.packed), row_scales_address(w)
-    _native.backward(packed, n, k, w.scale, scales, address(g), g.shape[0], limbs, address(dx))
+    packed, scales, group = address(w.packed), scales_address(w), w.group_size or 0
+    _native.backward(packed, n, k, w.scale, scales, group, address(g), g.shape[0], limbs, address(dx))
     return dx
 
 
-def row_scales_address(w: TernaryMatrix) -> int:
-    """Where the scales of the rows lie; 0 without any."""
-    return 0 if w.row_scales is None else address(w.row_scales)
+def scales_address(w: TernaryMatrix) -> int:
+    """Where the scales of the rows or of the groups lie; 0 without any."""
+    scales = w.row_scales if w.group_scales is None else w.group_scales
+    return 0 if scales is None else address(scales)
 
 
 def unpack_rows(packed: int, shape: tuple[int, int], first: int, rows: int) -> NDArray[np.int8]:

@@ -7,12 +7,22 @@ operation rounded once, in the order written here.
     matmul_t   dx[M, K] = (g * row_scales) W * scale       g * row_scales quantised per row to int8 limbs,
                                                            by chance with one limb, to nearest with two
 
+With group_scales [N, G] instead of row_scales, G = ceil(K / group_size), the columns of W fall into groups of
+group_size, the last maybe shorter. x is quantised as a whole row all the same. With p_g the integer product
+of its codes and the weights of group g, and s_g = group_scales[:, g]:
+
+    matmul     y   = p_0 * (step * scale) * s_0, then for g = 1 .. G - 1   y = y + p_g * (step * scale) * s_g
+    matmul_t   dx[:, group g] = (g * s_g) W_g * scale      g * s_g quantised per row, for each group anew
+
+One group is the same as row_scales. Two planes of weights are two products and their sum.
+
     int8_matmul     y[M, N]  = x (codes * scales[:, None])^T     x quantised per row to two limbs
     int8_matmul_t   dx[M, K] = g (codes * scales[:, None])       g * scales quantised per row and group of N
 
 the last two with W = codes int8 [N, K]. A row that holds a NaN or an infinity gives a row of NaN.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -35,9 +45,20 @@ def matmul(
     weights: NDArray[np.int8],
     scale: float,
     row_scales: NDArray[np.float32] | None = None,
+    group_scales: NDArray[np.float32] | None = None,
+    group_size: int | None = None,
 ) -> NDArray[np.float32]:
     """y [M, N] of x [M, K] and weights [N, K]: BitNet's linear layer with per-row int8 activations."""
     codes, step = quantise(x, floor=ACTIVATION_FLOOR, limbs=1)
+    if group_scales is not None:
+        groups = _groups(weights, group_scales, group_size)
+        parts = [
+            _multiply(
+                _dequantise(_integer_product(codes[:, group], weights[:, group].T), step, scale), scales
+            )
+            for group, scales in groups
+        ]
+        return _add_up(parts)
     y = _dequantise(_integer_product(codes, weights.T), step, scale)
     return y if row_scales is None else _multiply(y, row_scales)
 
@@ -47,10 +68,16 @@ def matmul_t(
     weights: NDArray[np.int8],
     scale: float,
     row_scales: NDArray[np.float32] | None = None,
+    group_scales: NDArray[np.float32] | None = None,
+    group_size: int | None = None,
     *,
     limbs: Limbs = 1,
 ) -> NDArray[np.float32]:
     """dx [M, K] of g [M, N] and weights [N, K]; two limbs keep 15 bits of a gradient, one keeps 7."""
+    if group_scales is not None:
+        groups = _groups(weights, group_scales, group_size)
+        parts = [matmul_t(g, weights[:, group], scale, scales, limbs=limbs) for group, scales in groups]
+        return np.concatenate(parts, axis=1)
     if row_scales is not None:
         g = _multiply(g, row_scales)
     codes, step = quantise(g, floor=GRADIENT_FLOOR, limbs=limbs, stochastic=limbs == 1)
@@ -132,6 +159,24 @@ def _mixed(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
     h = (h ^ h >> np.uint32(16)) * np.uint32(0x7FEB352D)
     h = (h ^ h >> np.uint32(15)) * np.uint32(0x846CA68B)
     return h ^ h >> np.uint32(16)
+
+
+def _groups(
+    weights: NDArray[np.int8], group_scales: NDArray[np.float32], group_size: int | None
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """The columns of each group, and its scales [N]."""
+    size = weights.shape[1] if group_size is None else group_size
+    for index, first in enumerate(range(0, weights.shape[1], size)):
+        yield slice(first, first + size), group_scales[:, index]
+
+
+def _add_up(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    total = parts[0]
+    for part in parts[1:]:
+        # Infinities of both signs make a NaN, as in C++.
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = total + part
+    return total
 
 
 def _two_limb_product(x: NDArray[np.float32], codes: NDArray[np.int8]) -> NDArray[np.float32]:

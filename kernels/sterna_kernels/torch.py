@@ -46,7 +46,7 @@ def ternary_linear(x: Tensor, w: TernaryMatrix, *, backward: Backward = DEFAULT_
         ValueError: ``x`` does not end in K, or there is no such ``backward``.
     """
     n, k = w.shape
-    return _apply(x, share(w), n, k, w.scale, _row_scales(w), _check(backward))
+    return _apply(x, share(w), n, k, w.scale, _scales(w), w.group_size or 0, _check(backward))
 
 
 class TernaryLinear(nn.Module):
@@ -66,13 +66,14 @@ class TernaryLinear(nn.Module):
         self.out_features, self.in_features = matrix.shape
         self.scale = matrix.scale
         # Not a buffer, which a cast of the module to bfloat16 would round.
-        self.row_scales = _row_scales(matrix)
+        self.scales = _scales(matrix)
+        self.group_size = matrix.group_size or 0
         self.backward_as = _check(backward)
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., N] of x [..., K]."""
         n, k = self.out_features, self.in_features
-        return _apply(x, self.packed, n, k, self.scale, self.row_scales, self.backward_as)
+        return _apply(x, self.packed, n, k, self.scale, self.scales, self.group_size, self.backward_as)
 
     def extra_repr(self) -> str:
         return (
@@ -98,89 +99,97 @@ def share_array(array: NDArray[Any]) -> Tensor:
     return plain.view(getattr(torch, array.dtype.name)).view(array.shape)
 
 
-def _row_scales(w: TernaryMatrix) -> Tensor | None:
-    return None if w.row_scales is None else torch.from_numpy(w.row_scales.copy())
+def _scales(w: TernaryMatrix) -> Tensor | None:
+    """The scales of the rows, [N], or of the groups, [N, G]."""
+    scales = w.row_scales if w.group_scales is None else w.group_scales
+    return None if scales is None else torch.from_numpy(scales.copy())
 
 
 def _apply(
-    x: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+    x: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int, backward: str
 ) -> Tensor:
     # The dispatcher takes 9 us to find that nobody wants a gradient; 210 layers for each token feel that.
     plain = type(x) is Tensor and x.is_cpu and packed.is_cpu and not torch.compiler.is_compiling()
     if plain and not (torch.is_grad_enabled() and x.requires_grad):
-        return _forward_cpu(x, packed, n, k, scale, row_scales, backward)
-    return _linear(x, packed, n, k, scale, row_scales, backward)
+        return _forward_cpu(x, packed, n, k, scale, scales, group, backward)
+    return _linear(x, packed, n, k, scale, scales, group, backward)
 
 
 # --- the operators: sterna::ternary_linear and its backward ---
 
 # torch has no types for this class.
 _library: Any = torch.library.Library("sterna", "DEF")  # type: ignore[no-untyped-call]
-_WEIGHTS = "Tensor packed, int n, int k, float scale, Tensor? row_scales"
+_WEIGHTS = "Tensor packed, int n, int k, float scale, Tensor? scales, int group"
 for _name, _rows in (("ternary_linear", "x"), ("ternary_linear_backward", "g")):
     _schema = f"{_name}(Tensor {_rows}, {_WEIGHTS}, str backward) -> Tensor"
     _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 
 
 def _forward_cpu(
-    x: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+    x: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int, backward: str
 ) -> Tensor:
     _check_rows(x, "x", k)
     rows = x.float().contiguous()
     y = rows.new_empty((*x.shape[:-1], n))
-    scales = 0 if row_scales is None else row_scales.data_ptr()
-    _native.forward(packed.data_ptr(), n, k, scale, scales, rows.data_ptr(), rows.numel() // k, y.data_ptr())
+    at, count = 0 if scales is None else scales.data_ptr(), rows.numel() // k
+    _native.forward(packed.data_ptr(), n, k, scale, at, group, rows.data_ptr(), count, y.data_ptr())
     return y if x.dtype is torch.float32 else y.to(x.dtype)
 
 
 def _backward_cpu(
-    g: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+    g: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int, backward: str
 ) -> Tensor:
     _check_rows(g, "g", n)
     rows = g.float().contiguous()
     if backward == "fp32":
-        rows = rows if row_scales is None else rows * row_scales
-        dx = _backward_fp32(rows.reshape(-1, n), packed, n, k, scale).reshape((*g.shape[:-1], k))
+        dx = _backward_fp32(rows.reshape(-1, n), packed, n, k, scale, scales, group or k)
+        dx = dx.reshape((*g.shape[:-1], k))
     else:
         dx = rows.new_empty((*g.shape[:-1], k))
         count, limbs = rows.numel() // n, 1 if backward == "int8" else 2
-        scales = 0 if row_scales is None else row_scales.data_ptr()
-        _native.backward(packed.data_ptr(), n, k, scale, scales, rows.data_ptr(), count, limbs, dx.data_ptr())
+        at = 0 if scales is None else scales.data_ptr()
+        weights = (packed.data_ptr(), n, k, scale, at, group)
+        _native.backward(*weights, rows.data_ptr(), count, limbs, dx.data_ptr())
     return dx if g.dtype is torch.float32 else dx.to(g.dtype)
 
 
-def _backward_fp32(g: Tensor, packed: Tensor, n: int, k: int, scale: float) -> Tensor:
+def _backward_fp32(
+    g: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int
+) -> Tensor:
     scaled = g * float(np.float32(scale))
     dx = g.new_zeros((g.shape[0], k))
     for first in range(0, n, _FP32_ROWS):
         rows = min(_FP32_ROWS, n - first)
-        weights = unpack_rows(packed.data_ptr(), (n, k), first, rows)
-        dx.addmm_(scaled[:, first : first + rows], torch.from_numpy(weights).float())
+        weights = torch.from_numpy(unpack_rows(packed.data_ptr(), (n, k), first, rows)).float()
+        if scales is not None:
+            each = scales[first : first + rows].reshape(rows, -1)
+            weights *= each if group >= k else each.repeat_interleave(group, 1)[:, :k]
+        dx.addmm_(scaled[:, first : first + rows], weights)
     return dx
 
 
 def _forward_fake(
-    x: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+    x: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int, backward: str
 ) -> Tensor:
     _check_rows(x, "x", k)
     return x.new_empty((*x.shape[:-1], n))
 
 
 def _backward_fake(
-    g: Tensor, packed: Tensor, n: int, k: int, scale: float, row_scales: Tensor | None, backward: str
+    g: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int, backward: str
 ) -> Tensor:
     return g.new_empty((*g.shape[:-1], k))
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, packed, ctx.n, ctx.k, ctx.scale, row_scales, ctx.backward_as = inputs
-    ctx.save_for_backward(packed, row_scales)
+    _, packed, ctx.n, ctx.k, ctx.scale, scales, ctx.group, ctx.backward_as = inputs
+    ctx.save_for_backward(packed, scales)
 
 
 def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    packed, row_scales = ctx.saved_tensors
-    dx = _linear_backward(g, packed, ctx.n, ctx.k, ctx.scale, row_scales, ctx.backward_as)
-    return dx, None, None, None, None, None, None
+    packed, scales = ctx.saved_tensors
+    dx = _linear_backward(g, packed, ctx.n, ctx.k, ctx.scale, scales, ctx.group, ctx.backward_as)
+    return dx, None, None, None, None, None, None, None
 
 
 def _check_rows(x: Tensor, name: str, width: int) -> None:

@@ -71,6 +71,51 @@ def test_scales_of_rows_that_do_not_fit_are_refused(scales, error, named):
         TernaryMatrix.from_codes(np.zeros((3, 2), np.int8), 1.0, row_scales=scales)
 
 
+def test_scales_of_groups_are_a_copy_that_nobody_changes():
+    scales = np.ones((2, 3), np.float32).T
+    matrix = TernaryMatrix.from_codes(np.zeros((3, 70), np.int8), 1.0, group_scales=scales, group_size=64)
+    scales[0] = 7
+    assert matrix.group_scales.tolist() == [[1, 1]] * 3
+    assert matrix.group_scales.flags.c_contiguous
+    assert matrix.group_size == 64
+    with pytest.raises(ValueError, match="read-only"):
+        matrix.group_scales[0] = 7
+
+
+@pytest.mark.parametrize(
+    ("scales", "size", "error", "named"),
+    [
+        (np.ones((3, 2)), 64, TypeError, "group_scales.*float64"),
+        ([[1.0, 1.0]] * 3, 64, TypeError, "list"),
+        (np.ones((3, 1), np.float32), 64, ValueError, r"\(3, 1\).*needs \(3, 2\)"),
+        (np.ones((3, 2), np.float32), 128, ValueError, r"\(3, 2\).*needs \(3, 1\)"),
+        (np.ones(6, np.float32), 64, ValueError, r"\(6,\)"),
+        (np.array([[1, 1], [1, np.nan], [1, 1]], np.float32), 64, ValueError, r"group_scales\[1, 1\] is nan"),
+        (np.ones((3, 2), np.float32), 63, ValueError, "group_size=63: a multiple of 64"),
+        (np.ones((3, 2), np.float32), 0, ValueError, "group_size=0"),
+        (np.ones((3, 2), np.float32), -64, ValueError, "group_size=-64"),
+        (np.ones((3, 2), np.float32), 64.0, ValueError, "group_size=64.0"),
+        (np.ones((3, 1), np.float32), 1 << 18, ValueError, "group_size=262144"),
+        (np.ones((3, 2), np.float32), None, ValueError, "go together"),
+        (None, 64, ValueError, "go together"),
+    ],
+)
+def test_scales_of_groups_that_do_not_fit_are_refused(scales, size, error, named):
+    with pytest.raises(error, match=named):
+        TernaryMatrix.from_codes(np.zeros((3, 70), np.int8), 1.0, group_scales=scales, group_size=size)
+
+
+def test_scales_of_rows_beside_those_of_groups_are_refused():
+    with pytest.raises(ValueError, match="row_scales beside group_scales"):
+        TernaryMatrix.from_codes(
+            np.zeros((3, 70), np.int8),
+            1.0,
+            row_scales=np.ones(3, np.float32),
+            group_scales=np.ones((3, 2), np.float32),
+            group_size=64,
+        )
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf"), 1e39])
 def test_a_scale_that_is_not_finite_is_named(scale):
     with pytest.raises(ValueError, match=f"scale {scale}".replace("+", r"\+")):

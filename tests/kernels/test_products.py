@@ -40,12 +40,18 @@ def test_a_number_of_limbs_that_does_not_exist_is_named(limbs):
 @pytest.mark.parametrize("side", [0, -1, 2**17 + 1])
 def test_the_compiled_module_refuses_sides_on_its_own(side):
     with pytest.raises(ValueError, match=f"side {side} "):
-        _native.forward(1, side, 1, 1.0, 0, 1, 1, 1)
+        _native.forward(1, side, 1, 1.0, 0, 0, 1, 1, 1)
 
 
 def test_the_compiled_module_refuses_the_address_zero():
     with pytest.raises(ValueError, match="address 0"):
-        _native.forward(0, 1, 1, 1.0, 0, 0, 1, 0)
+        _native.forward(0, 1, 1, 1.0, 0, 0, 0, 1, 0)
+
+
+@pytest.mark.parametrize("group", [-64, 1, 63, 100])
+def test_the_compiled_module_refuses_groups_that_cut_a_block(group):
+    with pytest.raises(ValueError, match=f"groups of {group} columns: a multiple of 64"):
+        _native.forward(1, 1, 1, 1.0, 1, group, 1, 1, 1)
 
 
 @pytest.mark.parametrize(("first", "rows"), [(-1, 1), (0, 4), (3, 1), (0, -1)])

@@ -20,8 +20,12 @@ def matrix(rng) -> TernaryMatrix:
 
 
 def dense(w: TernaryMatrix) -> Tensor:
-    scales = np.ones(w.shape[0], np.float32) if w.row_scales is None else w.row_scales
-    return torch.from_numpy(w.codes()).double() * w.scale * torch.from_numpy(scales.copy())[:, None]
+    scales = np.ones((w.shape[0], 1), np.float32)
+    if w.row_scales is not None:
+        scales = w.row_scales[:, None]
+    if w.group_scales is not None:
+        scales = w.group_scales.repeat(w.group_size, axis=1)[:, : w.shape[1]]
+    return torch.from_numpy(w.codes()).double() * w.scale * torch.from_numpy(scales.copy())
 
 
 def rounding_error(rows: Tensor, w: Tensor, limit: int, *, steps: float = 0.5) -> Tensor:
@@ -98,6 +102,52 @@ def test_scales_of_rows_reach_both_directions(rng, backward):
     unscaled = dense(w) / torch.from_numpy(scales)[:, None]
     # The coarsest rounding, one limb, bounds all three.
     assert ((x.grad - scaled @ unscaled).abs() <= rounding_error(scaled, unscaled, 127, steps=1)).all()
+
+
+@pytest.fixture
+def grouped(rng) -> TernaryMatrix:
+    codes = rng.integers(-1, 2, (70, 130), dtype=np.int8)
+    scales = rng.uniform(0.5, 2, (70, 3)).astype(np.float32)
+    return TernaryMatrix.from_codes(codes, 0.25, group_scales=scales, group_size=64)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_scales_of_groups_reach_both_directions(grouped, backward):
+    layer = TernaryLinear(grouped, backward=backward).bfloat16()
+    x = torch.randn(5, 130, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    g = torch.randn(5, 70, generator=torch.Generator().manual_seed(7))
+    y = layer(x)
+    np.testing.assert_array_equal(y.detach().numpy(), matmul(x.detach().numpy(), grouped))
+    exact = x.detach().double() @ dense(grouped).T
+    assert ((y - exact).abs() <= rounding_error(x.detach().double(), dense(grouped).T, 127)).all()
+    y.backward(g)
+    # A group quantises g times its scales: a step is 2 / 0.5 times as coarse as the weight it meets at most.
+    bound = 4 * rounding_error(g.double(), dense(grouped), 127, steps=1)
+    assert ((x.grad - g.double() @ dense(grouped)).abs() <= bound).all()
+    if backward != "fp32":
+        limbs = 1 if backward == "int8" else 2
+        np.testing.assert_array_equal(x.grad.numpy(), matmul_t(g.numpy(), grouped, limbs=limbs))
+
+
+def test_two_planes_are_the_sum_of_two_products(rng):
+    planes = [
+        TernaryMatrix.from_codes(
+            rng.integers(-1, 2, (70, 130), dtype=np.int8),
+            1.0,
+            group_scales=rng.uniform(0.5, 2, (70, 2)).astype(np.float32),
+            group_size=128,
+        )
+        for _ in range(2)
+    ]
+    x = torch.randn(4, 130, generator=torch.Generator().manual_seed(8)).requires_grad_()
+    y = ternary_linear(x, planes[0]) + ternary_linear(x, planes[1])
+    both = dense(planes[0]) + dense(planes[1])
+    bounds = [rounding_error(x.detach().double(), dense(plane).T, 127) for plane in planes]
+    assert ((y.detach() - x.detach().double() @ both.T).abs() <= bounds[0] + bounds[1]).all()
+    g = torch.randn(4, 70, generator=torch.Generator().manual_seed(9))
+    y.backward(g)
+    expected = matmul_t(g.numpy(), planes[0]) + matmul_t(g.numpy(), planes[1])
+    np.testing.assert_array_equal(x.grad.numpy(), expected)
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
@@ -196,22 +246,26 @@ def test_the_fp32_backward_goes_through_more_rows_than_it_holds_at_once(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("backward", BACKWARDS)
 def test_torch_finds_nothing_wrong_with_the_operators(matrix, backward):
-    for wants_gradient, scales in ((False, None), (True, None), (True, torch.rand(70))):
+    rows, groups = (torch.rand(70), 0), (torch.rand(70, 3), 64)
+    for wants_gradient, scales in ((False, (None, 0)), (True, (None, 0)), (True, rows), (True, groups)):
         x = torch.randn(2, 3, 130, requires_grad=wants_gradient)
         torch.library.opcheck(
-            torch.ops.sterna.ternary_linear.default, (x, share(matrix), 70, 130, 0.25, scales, backward)
+            torch.ops.sterna.ternary_linear.default, (x, share(matrix), 70, 130, 0.25, *scales, backward)
         )
     g = torch.randn(2, 3, 70)
-    torch.library.opcheck(
-        torch.ops.sterna.ternary_linear_backward.default,
-        (g, share(matrix), 70, 130, 0.25, torch.rand(70), backward),
-    )
+    for scales in (rows, groups):
+        torch.library.opcheck(
+            torch.ops.sterna.ternary_linear_backward.default,
+            (g, share(matrix), 70, 130, 0.25, *scales, backward),
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_torch_compiles_a_layer_without_a_graph_break(matrix, dynamic):
-    layer = TernaryLinear(matrix)
+@pytest.mark.parametrize("kind", ["matrix", "grouped"])
+def test_torch_compiles_a_layer_without_a_graph_break(request, kind, dynamic):
+    torch.compiler.reset()  # it compiles the same method only so many times
+    layer = TernaryLinear(request.getfixturevalue(kind))
     # aot_eager is the whole path but the C++ compiler, which would take seconds and tell nothing about us.
     compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for rows in (3, 5):

@@ -27,9 +27,10 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def assert_all_products_equal_the_reference(x: np.ndarray, g: np.ndarray, w: TernaryMatrix) -> None:
     codes = w.codes()
-    np.testing.assert_array_equal(matmul(x, w), reference.matmul(x, codes, w.scale, w.row_scales))
+    scales = (w.scale, w.row_scales, w.group_scales, w.group_size)
+    np.testing.assert_array_equal(matmul(x, w), reference.matmul(x, codes, *scales))
     for limbs in (1, 2):
-        expected = reference.matmul_t(g, codes, w.scale, w.row_scales, limbs=limbs)
+        expected = reference.matmul_t(g, codes, *scales, limbs=limbs)
         np.testing.assert_array_equal(matmul_t(g, w, limbs=limbs), expected)
 
 
@@ -59,6 +60,65 @@ def test_every_number_of_rows_of_the_input(variant, rng, m):
 def test_each_row_of_the_matrix_may_have_its_scale(variant, rng, n, m):
     w = TernaryMatrix.from_codes(ternary(rng, n, 90), 0.5, row_scales=normal(rng, n))
     assert_all_products_equal_the_reference(normal(rng, m, 90), normal(rng, m, n), w)
+
+
+def grouped(rng: np.random.Generator, n: int, k: int, size: int, scale: float = 0.5) -> TernaryMatrix:
+    scales = normal(rng, n, -(-k // size))
+    return TernaryMatrix.from_codes(ternary(rng, n, k), scale, group_scales=scales, group_size=size)
+
+
+@pytest.mark.parametrize("size", [64, 128, 192])
+@pytest.mark.parametrize("n", [1, 16, 31, 64, 100, 200])
+def test_each_group_of_columns_may_have_its_scales(variant, rng, n, size):
+    for k in (5, 64, 128, 130, 193, 384, 700):
+        w = grouped(rng, n, k, size)
+        for m in (1, 3, 9, 33):
+            assert_all_products_equal_the_reference(normal(rng, m, k), normal(rng, m, n), w)
+
+
+@pytest.mark.parametrize("offset", MISALIGNED)
+@pytest.mark.parametrize("m", [1, 9, 40])
+def test_arrays_of_a_matrix_with_groups_may_start_anywhere(variant, rng, m, offset):
+    n, k = 35, 341
+    whole = grouped(rng, n, k, 128)
+    moved = np.zeros(whole.packed.size + offset, np.uint8)
+    moved[offset:] = whole.packed
+    w = TernaryMatrix.from_packed(
+        moved[offset:], (n, k), 0.5, group_scales=whole.group_scales, group_size=whole.group_size
+    )
+    x = normal(rng, m * k + offset)[offset:].reshape(m, k)
+    g = normal(rng, m * n + offset)[offset:].reshape(m, n)
+    assert_all_products_equal_the_reference(x, g, w)
+
+
+def test_more_rows_than_the_cache_holds_with_groups_are_done_in_chunks(variant, rng):
+    assert_all_products_equal_the_reference(
+        normal(rng, 560, 2000), normal(rng, 560, 70), grouped(rng, 70, 2000, 192)
+    )
+    # Results that go past the caches, a part of each row at a time.
+    assert_all_products_equal_the_reference(
+        normal(rng, 560, 1024), normal(rng, 560, 70), grouped(rng, 70, 1024, 512)
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_nan_in_all_groups(variant, rng, bad):
+    w = grouped(rng, 100, 200, 64)
+    for m in (1, 20):
+        x, g = normal(rng, m, 200), normal(rng, m, 100)
+        x[0, 150] = g[0, 50] = bad
+        assert_all_products_equal_the_reference(x, g, w)
+        assert np.isnan(matmul(x, w)[0]).all()
+
+
+def test_one_group_is_what_scales_of_rows_are(variant, rng):
+    codes, scales = ternary(rng, 40, 150), normal(rng, 40)
+    rows = TernaryMatrix.from_codes(codes, 0.5, row_scales=scales)
+    group = TernaryMatrix.from_codes(codes, 0.5, group_scales=scales[:, None], group_size=192)
+    for m in (1, 20):
+        x, g = normal(rng, m, 150), normal(rng, m, 40)
+        np.testing.assert_array_equal(matmul(x, group), matmul(x, rows))
+        np.testing.assert_array_equal(matmul_t(g, group), matmul_t(g, rows))
 
 
 @pytest.mark.parametrize("offset", MISALIGNED)
@@ -163,7 +223,12 @@ def test_any_product_equals_the_reference(variant, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32), label="seed"))
     spread = np.exp2(rng.integers(-30, 30, (m, 1))).astype(np.float32)
     scale = data.draw(st.floats(-100, 100, width=32), label="scale")
-    w = TernaryMatrix.from_codes(ternary(rng, n, k), scale)
+    size = data.draw(st.sampled_from([None, 64, 128, 192, 320]), label="group")
+    w = (
+        TernaryMatrix.from_codes(ternary(rng, n, k), scale)
+        if size is None
+        else grouped(rng, n, k, size, scale)
+    )
     assert_all_products_equal_the_reference(normal(rng, m, k) * spread, normal(rng, m, n) * spread, w)
 
 

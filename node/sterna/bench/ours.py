@@ -110,7 +110,7 @@ class Model:
             for _ in range(repeats):
                 for w, x, y in work:
                     _native.forward(
-                        w.packed.ctypes.data, *w.shape, w.scale, 0, x.data_ptr(), tokens, y.data_ptr()
+                        w.packed.ctypes.data, *w.shape, w.scale, 0, 0, x.data_ptr(), tokens, y.data_ptr()
                     )
                 self._head.logits(head_input)
             return 0.0

@@ -28,7 +28,7 @@ uint32_t draw() {
 
 float drawn_float() { return (static_cast<float>(draw() % 20001) - 10000.0f) / 777.0f; }
 
-alignas(64) uint8_t packed[2 * kRoom], codes[2][kRoom];
+alignas(64) uint8_t packed[3 * kRoom], codes[2][kRoom];
 alignas(64) int8_t rows[kRoom], quantised[2][2][kRoom];
 int32_t sums[kMost];
 float given[kDepth], factors[kMost], results[2][kRoom];
@@ -113,7 +113,8 @@ int check_products(const Variant& v) {
     for (int n : kSides)
       for (int k : kSides) {
         const int64_t m = 1 + pairs++ % 13;
-        const Weights w = {packed, n, k, 1.0f, nullptr};
+        Weights w = {packed, n, k, 1.0f, nullptr};
+        w.row_blocks += shift;  // a slice of a wider matrix, but for the first time around
         for (int fill = 0; fill < kFills; ++fill)
           for (int kind = 0; kind < 3; ++kind) {
             const bool is_forward = kind == 0;
@@ -141,8 +142,9 @@ int check_gemv(const Variant& v) {
       for (int fill = 0; fill < kFills; ++fill) {
         fill_operands(static_cast<Fill>(fill), 1);
         memset(results, 0x55, sizeof results);
-        kScalar.gemv({packed, n_blocks, k_blocks, rows, sums[0], factors[1], results[0]});
-        v.gemv({packed, n_blocks, k_blocks, rows, sums[0], factors[1], results[1]});
+        const int64_t row_blocks = k_blocks + fill;  // a slice of a wider matrix, but for the first fill
+        kScalar.gemv({packed, n_blocks, k_blocks, rows, sums[0], factors[1], results[0], row_blocks});
+        v.gemv({packed, n_blocks, k_blocks, rows, sums[0], factors[1], results[1], row_blocks});
         char sizes[80];
         snprintf(sizes, sizeof sizes, "%d x %d blocks, fill %d", static_cast<int>(n_blocks),
                  static_cast<int>(k_blocks), fill);
