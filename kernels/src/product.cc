@@ -66,7 +66,7 @@ Weights slice(const Weights& w, int64_t group) {
 }
 
 // Rows of one limb, group after group of columns of W: each group is laid out as if it were all there is, so that
-// the variants know nothing of groups. The copy is a thousandth of a product.
+// the variants know nothing of groups.
 class GroupedActivations {
  public:
   GroupedActivations(const Activations& a, int64_t tile, int64_t rows, int64_t group)
