@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from sterna.simulate.dice import Dice
-from sterna.simulate.learning import Learning
 from sterna_protocol.wire.messages import (
     Announcement,
     Attestation,
@@ -110,13 +109,16 @@ MIXED = "mixed"
 remembering_sign = lru_cache(maxsize=1 << 12)(sign)
 """``sign`` that signs the same lie once."""
 
+Merged = Callable[[int, bytes, Sequence[SlateEntry]], bytes]
+"""(round, adapter, slate) -> the adapter that the slate makes of it."""
+
 
 @dataclass(slots=True)
 class Gossip:
     """What those who lie together know of a round: what was said in it, by whom, and their keys."""
 
     keys: list[SigningKey]
-    learning: Learning
+    merged: Merged
     entries: dict[int, dict[bytes, SlateEntry]]
     decisions: dict[int, dict[bytes, Decision]]
     frames: list[bytes]
@@ -181,7 +183,7 @@ def other_decisions(decision: Decision, gossip: Gossip, previous_adapter: bytes)
     """Decisions that a proposer could want and must not get: each breaks one rule, or names another slate."""
 
     def with_entries(entries: Sequence[SlateEntry]) -> Decision:
-        adapter = gossip.learning.merged(decision.round_, previous_adapter, entries)
+        adapter = gossip.merged(decision.round_, previous_adapter, entries)
         return decision.model_copy(update={"entries": tuple(entries), "adapter": adapter})
 
     yield with_entries(decision.entries[1:])

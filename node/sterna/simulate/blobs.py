@@ -88,7 +88,9 @@ class Blobs:
         missing = [entry for entry in effect.entries if entry.delta not in peer.disk.blobs]
         if missing and peer.is_honest:
             self._world.invariants.broken(f"peer {peer.number} is to merge a delta that it does not hold")
-        adapter = self._learning.merged(effect.round_, effect.previous_adapter, effect.entries)
+        adapter = self._learning.merged(
+            effect.round_, effect.previous_adapter, effect.entries, effect.branches
+        )
         if peer.attack is not None and not peer.attack.merges:
             adapter = bytes(reversed(adapter))
         peer.disk.blobs.add(adapter)

@@ -17,6 +17,7 @@ from sterna_protocol.merge.rules import merge
 from sterna_protocol.merge.scheme import subspace_of
 from sterna_protocol.swarm.charter import Charter
 from sterna_protocol.swarm.defaults import Linears
+from sterna_protocol.swarm.roll import Branches
 from sterna_protocol.wire.chunks import blob_digest
 from sterna_protocol.wire.messages import SlateEntry
 
@@ -62,7 +63,7 @@ class Classroom:
         self._adapters = {GENESIS_ADAPTER: genesis_adapter(charter)}
         self._deltas: dict[bytes, Delta] = {}
         self._lessons: dict[tuple[int, bytes], list[bytes]] = {}
-        self._merges: dict[tuple[int, bytes, tuple[bytes, ...]], bytes] = {}
+        self._merges: dict[tuple[int, bytes, tuple[bytes, ...], tuple[tuple[bytes, bytes], ...]], bytes] = {}
 
     def trained(self, peer: int, round_: int, adapter: bytes) -> bytes:
         if adapter not in self._adapters:
@@ -73,16 +74,18 @@ class Classroom:
             lesson = self._lessons[round_, adapter] = self._taught(round_, self._adapters[adapter])
         return lesson[peer]
 
-    def merged(self, round_: int, previous: bytes, entries: Sequence[SlateEntry]) -> bytes:
+    def merged(
+        self, round_: int, previous: bytes, entries: Sequence[SlateEntry], branches: Branches
+    ) -> bytes:
         if not entries:
             return previous
         if previous not in self._adapters or any(entry.delta not in self._deltas for entry in entries):
             # A liar's proposal: its slate names a delta that nobody made.
-            return self._synthetic.merged(round_, previous, entries)
-        key = (round_, previous, tuple(entry.delta for entry in entries))
+            return self._synthetic.merged(round_, previous, entries, branches)
+        key = (round_, previous, tuple(entry.delta for entry in entries), tuple(branches))
         if key not in self._merges:
             slate = [(entry, self._deltas[entry.delta]) for entry in entries]
-            adapter = merge(self._charter, self._adapters[previous], slate, round_)
+            adapter = merge(self._charter, self._adapters[previous], slate, round_, branches)
             name = blob_digest(encode_adapter(self._charter, adapter))
             self._adapters[name] = adapter
             self._merges[key] = name
@@ -151,6 +154,6 @@ def taught_in_one_room(classroom: Classroom, peers: int, rounds: int) -> list[by
             entry_of(peer, round_).model_copy(update={"delta": classroom.trained(peer, round_, adapter)})
             for peer in range(peers)
         ]
-        adapter = classroom.merged(round_, adapter, entries)
+        adapter = classroom.merged(round_, adapter, entries, ())
         adapters.append(adapter)
     return adapters

@@ -6,11 +6,12 @@ never asked. Simulated founders invite everybody directly, so that no branch has
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sterna_protocol.swarm.charter import Charter
+from sterna_protocol.swarm.roll import OPEN, Branches
 from sterna_protocol.wire.acts import Admission
-from sterna_protocol.wire.messages import Decision
+from sterna_protocol.wire.messages import Decision, SlateEntry
 
 
 class Door:
@@ -54,3 +55,9 @@ class Door:
         return peer in self._inside or (
             self._policy.mode == "open" and self._merged.get(peer, 0) >= self._policy.aged_rounds
         )
+
+    def branches(self, entries: Iterable[SlateEntry]) -> Branches:
+        """Which authors of the next slate count together: the strangers of an open swarm."""
+        if self._policy.mode != "open":
+            return ()
+        return tuple((entry.author, OPEN) for entry in entries if not self.may_sit(entry.author))

@@ -7,7 +7,7 @@ the specification (docs/spec/round.md).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sterna.simulate.door import Door
@@ -24,6 +24,7 @@ from sterna_protocol.wire.messages import (
     Kind,
     Precommit,
     Signed,
+    SlateEntry,
     decode_body,
 )
 
@@ -80,6 +81,10 @@ class Invariants:
     def broken(self, what: str) -> None:
         if len(self.violations) < MAX_VIOLATIONS:
             self.violations.append(what)
+
+    def merged(self, round_: int, previous: bytes, entries: Sequence[SlateEntry]) -> bytes:
+        """What a slate of the first undecided round makes of an adapter."""
+        return self.learning.merged(round_, previous, entries, self._door.branches(entries))
 
     # What honest peers say
 
@@ -187,7 +192,7 @@ class Invariants:
         if decision.previous != (before.id if before else self.charter.swarm_id):
             self.broken(f"the decision of round {round_} does not continue the chain")
         adapter = before.adapter if before else self.genesis_adapter
-        if decision.adapter != self.learning.merged(round_, adapter, decision.entries):
+        if decision.adapter != self.merged(round_, adapter, decision.entries):
             self.broken(f"round {round_} certifies an adapter that its slate does not give")
         if decision.entries and not limits.min_deltas <= len(decision.entries) <= limits.max_deltas:
             self.broken(f"round {round_} certifies a slate of {len(decision.entries)} deltas")

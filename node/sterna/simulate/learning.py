@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
+from sterna_protocol.swarm.roll import Branches
 from sterna_protocol.wire.messages import SlateEntry
 
 GENESIS_ADAPTER = hashlib.sha256(b"genesis").digest()
@@ -18,8 +19,13 @@ class Learning(Protocol):
     def trained(self, peer: int, round_: int, adapter: bytes) -> bytes:
         """The delta of peer number ``peer``, who starts from ``adapter``."""
 
-    def merged(self, round_: int, previous: bytes, entries: Sequence[SlateEntry]) -> bytes:
-        """The adapter that the slate of a round makes of ``previous``; an empty one changes nothing."""
+    def merged(
+        self, round_: int, previous: bytes, entries: Sequence[SlateEntry], branches: Branches
+    ) -> bytes:
+        """The adapter that the slate of a round makes of ``previous``; an empty one changes nothing.
+
+        ``branches``: which of the authors count together (``merge.rules.merge``).
+        """
 
 
 class Synthetic:
@@ -28,7 +34,9 @@ class Synthetic:
     def trained(self, peer: int, round_: int, adapter: bytes) -> bytes:
         return hashlib.sha256(b"delta %d %d" % (peer, round_)).digest()
 
-    def merged(self, round_: int, previous: bytes, entries: Sequence[SlateEntry]) -> bytes:
+    def merged(
+        self, round_: int, previous: bytes, entries: Sequence[SlateEntry], branches: Branches
+    ) -> bytes:
         if not entries:
             return previous
         return hashlib.sha256(b"merge" + previous + b"".join(entry.delta for entry in entries)).digest()

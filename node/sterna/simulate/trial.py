@@ -113,8 +113,6 @@ class Trial:
             )
         if self.attack == CROWD and self.admission == "trust":
             raise ConfigError(f"--attack {CROWD} needs a door: give --admission invite or open")
-        if self.admission == "open" and self.base is not None:
-            raise ConfigError("--admission open does not go with --learning on: learners merge all alike")
         if not 0 <= self.trim <= MAX_TRIM_PERCENT:
             raise ConfigError(f"--trim {self.trim} is out of range: give 0 to {MAX_TRIM_PERCENT}")
         if self.sharing not in get_args(Sharing):

@@ -128,7 +128,7 @@ class World:
         liars = [peer.key for peer in self.peers if not peer.is_honest]
         self._signatures = Signatures()
         self.traffic = Traffic(
-            self, Gossip(keys=liars, learning=learning, entries={}, decisions={}, frames=[])
+            self, Gossip(keys=liars, merged=self.invariants.merged, entries={}, decisions={}, frames=[])
         )
         self._blobs = Blobs(self, learning)
         for peer in self.peers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,15 +15,20 @@ from sterna.simulate.learning import GENESIS_ADAPTER
 from sterna.simulate.trial import Trial, cast, charter_of, run_trial
 from sterna.train.base import builtin_bases, open_base
 from sterna.train.crowd import Crowd
+from sterna_protocol.swarm.charter import MAX_FOUNDERS
 from tests.node.train.tiny import write_text
 
 PEERS, ROUNDS = 6, 2
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory):
+def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
-    texts = [write_text(folder, documents=60, name=f"{name}.jsonl") for name in ("one", "two")]
+    return [write_text(folder, documents=60, name=f"{name}.jsonl") for name in ("one", "two")]
+
+
+@pytest.fixture(scope="module")
+def crowd(texts):
     return Crowd(open_base(builtin_bases()["tiny"]), texts, peers=PEERS, sharing="dirichlet", seed=1)
 
 
@@ -43,6 +49,16 @@ def test_a_swarm_where_every_delta_arrives_merges_what_one_room_merges(crowd):
     classroom = Classroom(crowd, charter_of(trial(rule="median"), crowd), peers=PEERS, poisons={})
     adapters = taught_in_one_room(classroom, PEERS, ROUNDS)
     assert report.learned.losses == tuple(classroom.loss(adapter) for adapter in adapters)
+
+
+def test_strangers_of_an_open_swarm_weigh_as_one_branch(texts):
+    everybody = trial(peers=MAX_FOUNDERS + 2, rounds=1)
+    more = Crowd(open_base(builtin_bases()["tiny"]), texts, peers=everybody.peers, sharing="source", seed=1)
+    doors = ("trust", "open")
+    reports = [run_trial(replace(everybody, admission=door), more, loss_clean=0.0) for door in doors]
+    assert all(report.is_good for report in reports)
+    losses = [report.learned.loss_final for report in reports]
+    assert losses[0] != losses[1] and max(losses) < reports[0].learned.loss_before - 0.05
 
 
 def test_who_sends_the_opposite_undoes_what_the_mean_learns_and_not_what_the_filter_does(crowd):
@@ -73,8 +89,8 @@ def test_poisoners_train_keep_the_protocol_and_are_as_many_as_told():
 
 def test_a_slate_with_a_delta_that_nobody_made_has_a_digest_but_no_adapter(crowd):
     classroom = Classroom(crowd, charter_of(trial(), crowd), peers=PEERS, poisons={})
-    made_up = classroom.merged(1, GENESIS_ADAPTER, [entry_of(0, 1)])
-    assert classroom.merged(2, made_up, ()) == made_up
+    made_up = classroom.merged(1, GENESIS_ADAPTER, [entry_of(0, 1)], ())
+    assert classroom.merged(2, made_up, (), ()) == made_up
     assert classroom.trained(0, 2, made_up) == classroom.trained(0, 2, made_up)
     with pytest.raises(KeyError):
         classroom.loss(made_up)
