@@ -130,7 +130,7 @@ class Schedule:
             overtaken=self._overtaken_at,
         )
         if is_over and now >= ends:
-            self.course.note_late(Phase.TRAIN, expected - committed)
+            self.course.note_late(Phase.TRAIN, expected.difference(committed))
         return is_over
 
     def _is_revealing_over(self, now: float) -> bool:
