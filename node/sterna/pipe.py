@@ -24,8 +24,10 @@ import msgpack
 Message = dict[str, Any]
 """What a frame carries: words to numbers, strings, bytes, lists and maps."""
 
-MAX_FRAME_BYTES = 64 * 1024 * 1024
-"""An int8 delta of a 13B base at rank 16 takes 30 MiB; adapters larger than this go by path."""
+MAX_FRAME_BYTES = 3 * 1024**3
+"""A round's job carries an adapter and what earlier deltas left out, 1 GiB each at most
+(``wire.limits.MAX_ADAPTER_ELEMENTS``); for rank 8 on every linear of a 2 G base 88 and 44 MB. What claims to be
+larger is no frame of ours."""
 
 STDERR_LINES = 40
 """Last lines of a child's stderr that are kept to say why it died: a traceback and some more."""
@@ -217,9 +219,10 @@ class ParentPipe:
         end = _HEADER.size + size
         if len(self._buffer) < end:
             return None
-        body = bytes(memoryview(self._buffer)[_HEADER.size : end])
+        with memoryview(self._buffer) as whole, whole[_HEADER.size : end] as body:
+            message = _unpack(body)
         del self._buffer[:end]
-        return _unpack(body)
+        return message
 
 
 def connect_parent() -> ParentPipe:
@@ -247,7 +250,7 @@ def _pack(message: Message) -> bytes:
     return _HEADER.pack(len(body)) + body
 
 
-def _unpack(body: bytes) -> Message:
+def _unpack(body: bytes | memoryview) -> Message:
     try:
         message = msgpack.unpackb(body, max_ext_len=0)
     except (ValueError, msgpack.UnpackException) as error:

@@ -37,6 +37,14 @@ async def test_messages_come_back_as_they_were_sent():
 
 
 @pytest.mark.asyncio
+async def test_an_adapter_of_a_base_of_two_billion_weights_comes_back():
+    adapter = bytes(40 + 4 * 4 * 5_500_000)
+    async with child() as echo:
+        await echo.send({"do": "echo", "what": adapter})
+        assert await echo.receive() == {"got": adapter}
+
+
+@pytest.mark.asyncio
 async def test_arguments_and_environment_arrive():
     async with child("one", "2", EXTRA="more") as echo:
         await echo.send({"do": "parent"})
