@@ -26,8 +26,8 @@ Message = dict[str, Any]
 
 MAX_FRAME_BYTES = 3 * 1024**3
 """A round's job carries an adapter and what earlier deltas left out, 1 GiB each at most
-(``wire.limits.MAX_ADAPTER_ELEMENTS``); for rank 8 on every linear of a 2 G base 88 and 44 MB. What claims to be
-larger is no frame of ours."""
+(``wire.limits.MAX_ADAPTER_ELEMENTS``); for rank 8 on every linear of a 2 G base 88 and 44 MB. What claims to
+be larger is no frame of ours."""
 
 STDERR_LINES = 40
 """Last lines of a child's stderr that are kept to say why it died: a traceback and some more."""
