@@ -2,15 +2,9 @@
 //
 // avxvnni_evex.cc compiles this same file with the AVX-512 encoding of that instruction, for tests on
 // processors that have it in that encoding only.
-#include "avx2.h"
+#include "avxvnni.h"
 #include "cpu.h"
 #include "variant.h"
-
-#ifdef STERNA_EVEX
-#define STERNA_DOT "%{evex%} vpdpbusd"
-#else
-#define STERNA_DOT "%{vex%} vpdpbusd"
-#endif
 
 namespace sterna {
 namespace {
@@ -19,11 +13,6 @@ namespace {
 constexpr int64_t kRowsAtOnce = 6;
 
 constexpr int64_t kGemvRows = 8;
-
-// sum += codes (unsigned) * x (signed), four products an int32. As an instruction, see avx512.h.
-[[gnu::always_inline]] inline void dot(__m256i& sum, __m256i codes, __m256i x) {
-  __asm__(STERNA_DOT " %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(x));
-}
 
 template <int kRows>
 [[gnu::always_inline]] inline void multiply_rows(const PanelTask& t, int64_t first) {

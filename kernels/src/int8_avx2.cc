@@ -2,8 +2,7 @@
 //
 // A pair of products is within 2 * 32512 * 128 < 2^23, so that int32 takes 255 of them; every kSteps they go
 // on to float64, which is exact.
-#include "avx2.h"
-#include "int8.h"
+#include "int8_avx2.h"
 
 namespace sterna {
 namespace {
@@ -41,16 +40,6 @@ void panel_forward(const Int8PanelTask& t) {
       to[1] = d + 1 < t.columns ? from[d + 1] : 0;
     }
   }
-}
-
-// 16 bytes of a row of W, zeros beyond the given rows and columns.
-inline __m128i row16(const Int8PanelTask& t, int64_t row) {
-  if (row >= t.rows) return _mm_setzero_si128();
-  const int8_t* from = t.from + row * t.stride;
-  if (t.columns == kColumns) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  alignas(16) int8_t edge[16] = {};
-  memcpy(edge, from, static_cast<size_t>(t.columns));
-  return _mm_load_si128(reinterpret_cast<const __m128i*>(edge));
 }
 
 void panel_backward(const Int8PanelTask& t) {

@@ -2,14 +2,12 @@
 //
 // int8_avxvnni_evex.cc compiles this same file with the AVX-512 encoding of that instruction, for tests on
 // processors that have it in that encoding only.
-#include "avx2.h"
-#include "int8.h"
+#include "avxvnni.h"
+#include "int8_avx2.h"
 
 #ifdef STERNA_EVEX
-#define STERNA_DOT "%{evex%} vpdpbusd"
 #define STERNA_INT8_KERNELS kInt8AvxVnniEvex
 #else
-#define STERNA_DOT "%{vex%} vpdpbusd"
 #define STERNA_INT8_KERNELS kInt8AvxVnni
 #endif
 
@@ -19,11 +17,6 @@ namespace {
 // Rows at once: 6 limb rows x 2 sums, 2 codes and an activation are 15 of the 16 registers.
 constexpr int kPairs = 3;
 constexpr int64_t kGemvRows = 4;
-
-// sum += codes (unsigned) * x (signed), four products an int32. As an instruction, see avx512.h.
-[[gnu::always_inline]] inline void dot(__m256i& sum, __m256i codes, __m256i x) {
-  __asm__(STERNA_DOT " %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(x));
-}
 
 // Four codes of each of up to 16 rows of W after one another.
 void panel_forward(const Int8PanelTask& t) {
@@ -40,16 +33,6 @@ void panel_forward(const Int8PanelTask& t) {
     for (int64_t d = whole; d < round_up(t.columns, 64); ++d)
       to[d / 4 * 4 * kColumns + d % 4] = d < t.columns ? static_cast<uint8_t>(from[d]) ^ 0x80 : 0;
   }
-}
-
-// 16 bytes of a row of W, zeros beyond the given rows and columns.
-inline __m128i row16(const Int8PanelTask& t, int64_t row) {
-  if (row >= t.rows) return _mm_setzero_si128();
-  const int8_t* from = t.from + row * t.stride;
-  if (t.columns == kColumns) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  alignas(16) int8_t edge[16] = {};
-  memcpy(edge, from, static_cast<size_t>(t.columns));
-  return _mm_load_si128(reinterpret_cast<const __m128i*>(edge));
 }
 
 // 4 rows x 16 columns of W, transposed to [column][row].
