@@ -27,6 +27,8 @@ bool holds_soon(std::chrono::microseconds limit, Condition condition) {
       if (condition()) return true;
 #ifdef STERNA_X86
       __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      __asm__ volatile("yield");
 #endif
     }
   } while (Clock::now() < end);
