@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from texts import ASSISTANT, BOS, DOMAINS, EOT, USER
 from tokenizers import Tokenizer
 
-from sterna.train.base import Architecture, Base, open_base, write_base
+from sterna.train.base import Architecture, Base, open_base
+from sterna.train.base_writer import write_base
 from sterna_kernels import TernaryMatrix, matmul
 
 PROVENANCE = """\
@@ -72,7 +73,7 @@ def export(run: Path, out: Path) -> None:
     for name, module in model.named_modules():
         if isinstance(module, TernaryLinear):
             codes, scale = ternary_codes(module.weight.detach())
-            matrices[name] = (codes.to(torch.int8).numpy(), float(scale))
+            matrices[name] = (TernaryMatrix.from_codes(codes.to(torch.int8).numpy(), float(scale)),)
     codes, scales = row_codes(model.embedding.detach())
     vectors = {
         name.removesuffix(".weight"): p.detach().numpy()
@@ -149,7 +150,7 @@ def rebuilt(base: Base) -> Decoder:
         model.get_submodule(name).weight.data = torch.from_numpy(base.vector(name).copy())
     for name, _, _ in a.linears():
         layer, linear = name.rsplit(".", 1)
-        setattr(model.get_submodule(layer), linear, FixedLinear(base.matrix(name)))
+        setattr(model.get_submodule(layer), linear, FixedLinear(*base.planes(name)))
     return model
 
 

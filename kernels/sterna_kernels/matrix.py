@@ -22,8 +22,8 @@ class TernaryMatrix:
         packed: the bytes, uint8, 1-D, read-only; see sterna_kernels.layout.
         shape: (N, K), out x in.
         scale: a finite float32 value.
-        row_scales: float32 [N], finite, or None.
-        group_scales: float32 [N, ceil(K / group_size)], finite, or None; not with ``row_scales``.
+        row_scales: float32 [N], finite, or None; the array itself where it is read-only, else a copy.
+        group_scales: float32 [N, ceil(K / group_size)], likewise; not with ``row_scales``.
         group_size: columns that share a scale of their row, a multiple of 64; None without ``group_scales``.
     """
 
@@ -142,6 +142,9 @@ def _check_scales(name: str, scales: NDArray[np.float32], shape: tuple[int, ...]
         place = tuple(wrong[0].tolist())
         where = ", ".join(map(str, place))
         raise ValueError(f"{name}[{where}] is {scales[place]}, not a finite number")
+    # What nobody can write to is kept, so that a mapped file stays mapped.
+    if not scales.flags.writeable and scales.flags.c_contiguous and scales.flags.aligned:
+        return scales
     kept = scales.copy(order="C")
     kept.flags.writeable = False
     return kept

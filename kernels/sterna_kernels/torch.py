@@ -102,7 +102,7 @@ def share_array(array: NDArray[Any]) -> Tensor:
 def _scales(w: TernaryMatrix) -> Tensor | None:
     """The scales of the rows, [N], or of the groups, [N, G]."""
     scales = w.row_scales if w.group_scales is None else w.group_scales
-    return None if scales is None else torch.from_numpy(scales.copy())
+    return None if scales is None else share_array(scales)
 
 
 def _apply(

@@ -56,6 +56,13 @@ def test_scales_of_rows_are_a_copy_that_nobody_changes():
         matrix.row_scales[0] = 7
 
 
+def test_read_only_scales_are_kept_so_that_a_mapped_file_stays_mapped():
+    scales = np.ones(3, np.float32)
+    scales.flags.writeable = False
+    matrix = TernaryMatrix.from_codes(np.zeros((3, 2), np.int8), 1.0, row_scales=scales)
+    assert matrix.row_scales is scales
+
+
 @pytest.mark.parametrize(
     ("scales", "error", "named"),
     [

@@ -103,7 +103,7 @@ class Model:
         head_input = torch.zeros(1, self.base.architecture.hidden_size)
         work = []
         for name, out, in_ in self.base.architecture.linears():
-            matrix = self.base.matrix(name)
+            (matrix,) = self.base.planes(name)
             work.append((matrix, torch.randn(tokens, in_), torch.empty(tokens, out)))
 
         def run() -> float:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sterna.train.base import Architecture, write_packed_base
+from sterna.train.architecture import Architecture
+from sterna.train.base_layout import Plane
+from sterna.train.base_writer import write_packed_base
 from sterna_kernels import packed_nbytes
 
 EMBEDDING_STEP = 1 / 127
@@ -39,7 +41,7 @@ def write_random_base(path: Path, architecture: Architecture, *, name: str, seed
         path,
         architecture=architecture,
         # A sum of in_ inputs of variance 1 with weights that are zero a third of the time.
-        scales={key: (1.5 / in_) ** 0.5 for key, _, in_ in architecture.linears()},
+        planes={key: (Plane((1.5 / in_) ** 0.5),) for key, _, in_ in architecture.linears()},
         tensor=tensor,
         tokenizer_json=b"{}",
         name=name,

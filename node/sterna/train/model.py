@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sterna.train.base import Architecture, Base
+from sterna.train.linear import PlaneSum, frozen_linear
 from sterna_kernels import variant
 from sterna_kernels.torch import Backward, TernaryLinear
 from sterna_kernels.torch_rows import (
@@ -91,7 +92,7 @@ class KeyValueCache:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    linears: Mapping[str, TernaryLinear]
+    linears: Mapping[str, TernaryLinear | PlaneSum]
     norms: Mapping[str, Tensor]
 
 
@@ -242,7 +243,7 @@ class Decoder:
         prefix = f"layers.{layer}."
         return _Layer(
             linears={
-                name.removeprefix(prefix): TernaryLinear(base.matrix(name), backward=self._backward)
+                name.removeprefix(prefix): frozen_linear(base.planes(name), backward=self._backward)
                 for name, _, _ in base.architecture.linears()
                 if name.startswith(prefix)
             },

@@ -20,7 +20,7 @@ def test_importing_sterna_imports_neither_torch_nor_libp2p() -> None:
 def test_a_base_that_ships_opens_by_name() -> None:
     base = sterna.load_base("nano")
     assert base.architecture.layers > 0
-    assert base.matrix("layers.0.q").shape == (
+    assert base.planes("layers.0.q")[0].shape == (
         base.architecture.heads * base.architecture.head_size,
         base.architecture.hidden_size,
     )

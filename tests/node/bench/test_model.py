@@ -22,7 +22,7 @@ def test_a_random_base_is_a_whole_base_with_weights_of_all_three_values(tmp_path
         write_random_base(tmp_path / "random.sterna", shape, name="random")
         base = open_base(tmp_path / "random.sterna")
         for name, out, in_ in shape.linears():
-            codes = base.matrix(name).codes()
+            codes = base.planes(name)[0].codes()
             assert codes.shape == (out, in_)
             assert set(np.unique(codes)) == {-1, 0, 1}
 

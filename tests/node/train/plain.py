@@ -33,13 +33,25 @@ def turned(x: Tensor, theta: float) -> Tensor:
     return x * angles.cos() + other * angles.sin()
 
 
+def weights(base: Base, name: str) -> Tensor:
+    """A linear's weights [out, in]: the sum of its planes, each code times its scales."""
+    total = torch.zeros(1, dtype=torch.float64)
+    for plane in base.planes(name):
+        dense = torch.from_numpy(plane.codes()).double() * plane.scale
+        if plane.row_scales is not None:
+            dense *= torch.tensor(plane.row_scales).double()[:, None]
+        if plane.group_scales is not None:
+            dense *= torch.tensor(plane.group_scales).double().repeat_interleave(plane.group_size, 1)
+        total = total + dense
+    return total
+
+
 def hidden(base: Base, tokens: np.ndarray, factors: Factors | None = None, scale: float = 0.0) -> Tensor:
     a = base.architecture
     b, t = tokens.shape
 
     def linear(name: str, x: Tensor) -> Tensor:
-        matrix = base.matrix(name)
-        y = F.linear(quantised(x), torch.from_numpy(matrix.codes()).double() * matrix.scale)
+        y = F.linear(quantised(x), weights(base, name))
         if factors is not None and name in factors:
             low, high = factors[name]
             y = y + scale * (x @ low.T) @ high.T

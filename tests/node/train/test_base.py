@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from sterna.errors import ConfigError, StorageError
-from sterna.train.base import ALIGNMENT, MAX_HEADER_BYTES, Architecture, builtin_bases, open_base, write_base
+from sterna.train.base import Architecture, builtin_bases, open_base
+from sterna.train.base_layout import ALIGNMENT, MAX_HEADER_BYTES
+from sterna.train.base_writer import write_base
+from sterna_kernels import TernaryMatrix
 from sterna_protocol.wire.chunks import blob_digest
 
 SMALL = Architecture(
@@ -42,7 +45,7 @@ def parts_of(architecture: Architecture, seed: int = 0) -> dict:
     return {
         "architecture": architecture,
         "matrices": {
-            name: (rng.integers(-1, 2, (out, in_), np.int8), float(rng.random()) + 0.1)
+            name: (TernaryMatrix.from_codes(rng.integers(-1, 2, (out, in_), np.int8), rng.random() + 0.1),)
             for name, out, in_ in architecture.linears()
         },
         "vectors": {name: rng.random(size, np.float32) for name, size in architecture.vectors()},
@@ -81,14 +84,22 @@ def with_facts(path: Path, change) -> Path:
     return with_header(path, apply)
 
 
+def scales_of(plane: TernaryMatrix) -> np.ndarray:
+    """One a row and group; a scale a row is one group."""
+    if plane.group_scales is not None:
+        return plane.group_scales
+    return np.ones((1, 1)) if plane.row_scales is None else plane.row_scales[:, None]
+
+
 def check_holds(path: Path, parts: dict) -> None:
     base = open_base(path)
     assert (base.architecture, base.name, base.provenance) == (parts["architecture"], "small", "made up")
     assert base.tokenizer_json == parts["tokenizer_json"]
-    for name, (codes, scale) in parts["matrices"].items():
-        matrix = base.matrix(name)
-        assert np.array_equal(matrix.codes(), codes)
-        assert matrix.scale == float(np.float32(scale))
+    for name, planes in parts["matrices"].items():
+        for found, plane in zip(base.planes(name), planes, strict=True):
+            assert np.array_equal(found.codes(), plane.codes())
+            assert found.scale == plane.scale
+            assert np.array_equal(scales_of(found), scales_of(plane))
     for name, vector in parts["vectors"].items():
         assert np.array_equal(base.vector(name), vector)
     for found, given_rows in (
@@ -149,7 +160,7 @@ def test_any_safetensors_reader_can_open_it(tmp_path):
 
 def test_arrays_are_read_only_views_of_one_mapping(tmp_path):
     base = open_base(written(tmp_path))
-    arrays = [base.matrix("layers.1.down").packed, base.vector("final_norm"), *base.embedding]
+    arrays = [base.planes("layers.1.down")[0].packed, base.vector("final_norm"), *base.embedding]
     for array in arrays:
         assert not array.flags.owndata
         assert not array.flags.writeable
@@ -179,7 +190,7 @@ def test_linears_stand_in_canonical_order():
 def test_unknown_names_are_key_errors(tmp_path):
     base = open_base(written(tmp_path))
     with pytest.raises(KeyError):
-        base.matrix("layers.9.q")
+        base.planes("layers.9.q")
     with pytest.raises(KeyError):
         base.vector("embedding.codes")
 
@@ -214,7 +225,7 @@ def test_a_broken_header_is_refused_in_one_line(tmp_path, change, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda f: f.update(version=2), "version 2"),
+        (lambda f: f.update(version=3), "version 3, this release reads 1 and 2"),
         (lambda f: f.pop("architecture"), "architecture is missing"),
         (lambda f: f["architecture"].update(layers=10**9), "layers is 1000000000"),
         (lambda f: f["architecture"].update(layers=3), "layers.2.q is missing"),

@@ -126,8 +126,8 @@ def test_logits_equal_those_of_transformers_bitnet(tmp_path, monkeypatch, theta)
     for name, out, in_ in a.linears():
         _, layer, short = name.split(".")
         linear = AutoBitLinear(in_, out, bias=False, online_quant=False)
-        linear.weight.data = torch.from_numpy(base.matrix(name).codes()).float()
-        linear.weight_scale.data = torch.tensor([base.matrix(name).scale])
+        linear.weight.data = torch.from_numpy(base.planes(name)[0].codes()).float()
+        linear.weight_scale.data = torch.tensor([base.planes(name)[0].scale])
         block = "self_attn" if short in "qkvo" else "mlp"
         theirs.set_submodule(f"model.layers.{layer}.{block}.{short}_proj", linear)
     for layer in range(a.layers):

@@ -3,11 +3,14 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from sterna.train.base import Architecture, Base, open_base, write_base
+from sterna.train.base import Architecture, Base, open_base
+from sterna.train.base_writer import write_base
+from sterna_kernels import TernaryMatrix
 from sterna_protocol.swarm.charter import (
     AdapterScheme,
     AdmissionPolicy,
@@ -18,6 +21,11 @@ from sterna_protocol.swarm.charter import (
     Recipe,
     Timing,
 )
+
+Scales = Literal["matrix", "row", "group", "planes"]
+"""One scale a linear, one a row, one a row and group of 64 columns, or two planes of such groups."""
+
+GROUP = 64
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eot|>", "<|user|>", "<|assistant|>")
 
@@ -52,7 +60,27 @@ def tokenizer_json(special: tuple[str, ...] = SPECIAL) -> bytes:
     return tokenizer.to_str().encode()
 
 
-def write_tiny_base(folder: Path, *, seed: int = 0, **changes) -> Path:
+def random_planes(
+    rng: np.random.Generator, shape: tuple[int, int], scales: Scales
+) -> tuple[TernaryMatrix, ...]:
+    """A linear's planes, with sums of its rows that stay near 1; groups need a multiple of 64 columns."""
+    out, in_ = shape
+
+    def plane(scale: float) -> TernaryMatrix:
+        codes = rng.integers(-1, 2, shape).astype(np.int8)
+        if scales == "matrix":
+            return TernaryMatrix.from_codes(codes, scale)
+        if scales == "row":
+            rows = rng.uniform(0.5 * scale, 1.5 * scale, out).astype(np.float32)
+            return TernaryMatrix.from_codes(codes, 1.0, row_scales=rows)
+        groups = rng.uniform(0.5 * scale, 1.5 * scale, (out, in_ // GROUP)).astype(np.float32)
+        return TernaryMatrix.from_codes(codes, 1.0, group_scales=groups, group_size=GROUP)
+
+    scale = float(1.5 * in_**-0.5)
+    return (plane(scale), plane(scale / 3)) if scales == "planes" else (plane(scale),)
+
+
+def write_tiny_base(folder: Path, *, seed: int = 0, scales: Scales = "matrix", **changes) -> Path:
     shape = architecture(**changes)
     rng = np.random.default_rng(seed)
 
@@ -64,10 +92,7 @@ def write_tiny_base(folder: Path, *, seed: int = 0, **changes) -> Path:
     write_base(
         path,
         architecture=shape,
-        matrices={
-            name: (rng.integers(-1, 2, (out, in_)).astype(np.int8), float(1.5 * in_**-0.5))
-            for name, out, in_ in shape.linears()
-        },
+        matrices={name: random_planes(rng, (out, in_), scales) for name, out, in_ in shape.linears()},
         vectors={name: (0.5 + rng.random(size)).astype(np.float32) for name, size in shape.vectors()},
         embedding=rows(),
         head=None if shape.tied_embeddings else rows(),
@@ -78,8 +103,8 @@ def write_tiny_base(folder: Path, *, seed: int = 0, **changes) -> Path:
     return path
 
 
-def tiny_base(folder: Path, *, seed: int = 0, **changes) -> Base:
-    return open_base(write_tiny_base(folder, seed=seed, **changes))
+def tiny_base(folder: Path, *, seed: int = 0, scales: Scales = "matrix", **changes) -> Base:
+    return open_base(write_tiny_base(folder, seed=seed, scales=scales, **changes))
 
 
 def scheme_for(
