@@ -7,6 +7,7 @@
 #include "amx_emulated.h"
 #endif
 
+#include "amx_tiles.h"
 #include "avx512.h"
 #include "cpu.h"
 #include "variant.h"
@@ -17,9 +18,7 @@ namespace {
 // 2 x 2 tiles of sums and 2 + 2 of operands fill the eight tiles: four products for four loads.
 constexpr int kGroups = 2;
 constexpr int64_t kColumns = 16 * kGroups;
-constexpr int64_t kTileRows = 16;
 constexpr int64_t kGemvRows = 2;  // a tile takes 16 rows for the price of one; not tuned
-constexpr int64_t kTileBytes = 16 * 64;
 
 constexpr int64_t kPairRows = 2 * kTileRows;
 
@@ -36,25 +35,6 @@ using Step = uint8_t[kGroups][kTileBytes];
 struct alignas(64) PairSums {
   int32_t tile[2][kGroups][kTileRows][16];
 };
-
-// The operand of ldtilecfg: all eight tiles have 16 rows of 64 bytes.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
-
-// The configuration belongs to the thread, and other libraries set and release theirs on the same thread. It
-// is therefore set for each panel and released after it.
-void configure() {
-  const TileConfig config;
-  // GCC 12 believes that ldtilecfg reads 8 bytes only and would drop the stores to the others.
-  __asm__ volatile("" ::"r"(&config) : "memory");
-  _tile_loadconfig(&config);
-}
 
 // Where the packed bytes of a panel of y lie.
 class ForwardPanel {
@@ -182,7 +162,7 @@ void multiply_panel(const PanelTask& t) {
 }
 
 void multiply(const PanelTask& t) {
-  configure();
+  configure_tiles();
   (t.is_forward ? multiply_panel<ForwardPanel> : multiply_panel<BackwardPanel>)(t);
   _tile_release();
 }

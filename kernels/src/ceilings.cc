@@ -4,6 +4,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "amx_tiles.h"
 #include "cpu.h"
 
 namespace sterna {
@@ -38,13 +39,6 @@ STERNA_LOOP(avxvnni, STERNA_TWELVE(STERNA_VEX_DOT))
 STERNA_LOOP(avx512vnni, STERNA_TWELVE(STERNA_DOT512))
 
 #ifdef STERNA_AMX
-
-// The operand of ldtilecfg: eight tiles of 16 rows of 64 bytes.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 
 #define STERNA_TILES(name, product)                                                               \
   void name(int64_t rounds) {                                                                     \

@@ -10,6 +10,7 @@
 #define STERNA_INT8_KERNELS kInt8Amx
 #endif
 
+#include "amx_tiles.h"
 #include "int8_avx512.h"
 
 namespace sterna {
@@ -18,28 +19,8 @@ namespace {
 // 2 x 2 tiles of sums and 2 + 2 of operands fill the eight tiles: four products for four loads.
 constexpr int kGroups = 2;
 constexpr int64_t kColumns = 16 * kGroups;
-constexpr int64_t kTileRows = 16;
 constexpr int64_t kGemvRows = 4;
-constexpr int64_t kTileBytes = 16 * 64;
 constexpr int64_t kStepStride = kColumns * 4;
-
-// The operand of ldtilecfg: all eight tiles have 16 rows of 64 bytes.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
-
-// Set for each panel and released after it: other libraries set theirs on the same thread.
-void configure() {
-  const TileConfig config;
-  // GCC 12 believes that ldtilecfg reads 8 bytes only and would drop the stores to the others.
-  __asm__ volatile("" ::"r"(&config) : "memory");
-  _tile_loadconfig(&config);
-}
 
 struct alignas(64) Sums {
   int32_t tile[2][kGroups][kTileRows][16];
@@ -73,7 +54,7 @@ void multiply(const Int8MultiplyTask& t) {
   Sums sums;
   const uint8_t* codes = static_cast<const uint8_t*>(t.codes);
   const int64_t limb_rows = 2 * t.rows;
-  configure();
+  configure_tiles();
   for (int64_t first = 0; first < limb_rows; first += 2 * kTileRows) {
     const int8_t* a = static_cast<const int8_t*>(t.activations) + first * t.depth;
     if (first + kTileRows < limb_rows) {
