@@ -110,6 +110,8 @@ class Node:
         self._closed: Pool | None = None
         self._known_heads: Heads | None = None
         self._told: tuple[Heads, bytes] | None = None
+        self._wake: float | None = None
+        self._is_settled = False
         self._early = Early()
         self._own_acts = list(acts)
         self._neighbours = Neighbours(key.peer, vote_seconds(charter, 0))
@@ -170,8 +172,11 @@ class Node:
 
     def next_wake(self) -> float:
         """When to call ``tick`` at the latest; infinity if only messages can change anything."""
-        around = self._neighbours
-        return min(self._open.next_wake(), around.next_due(self._open.missing()), around.next_gone())
+        if self._wake is None:
+            around = self._neighbours
+            missing = self._open.missing()
+            self._wake = min(self._open.next_wake(), around.next_due(missing), around.next_gone())
+        return self._wake
 
     def holds(self, frame: bytes) -> bool:
         """Whether exactly these bytes are held of the open round: once more they change nothing."""
@@ -261,7 +266,7 @@ class Node:
         if asked.swarm != self._swarm:
             raise MalformedMessage(f"sync request about swarm {asked.swarm.hex()[:8]}")
         if isinstance(asked, Heads):
-            self._neighbours.note_trainer(peer, asked.trains)
+            self._note_trainer(peer, asked)
             return self.heads()
         return encode_sync(respond(asked, self._heads(), self._chain, self._open))
 
@@ -277,7 +282,7 @@ class Node:
                 # [REJECT] The response is about this swarm
                 if theirs.swarm != self._swarm:
                     raise MalformedMessage(f"heads of swarm {theirs.swarm.hex()[:8]}")
-                self._neighbours.note_trainer(peer, theirs.trains)
+                self._note_trainer(peer, theirs)
                 asked = follow_heads(self._heads(), theirs)
                 if asked is not None:
                     effects.append(Request(peer, encode_sync(asked)))
@@ -286,8 +291,10 @@ class Node:
                 if lacked is not None:
                     effects.append(Request(peer, encode_sync(lacked)))
             case Frames() as frames:
+                self._is_settled = False
                 effects += self._take_all(now, peer, frames.frames)
-        return effects + self._advance(now)
+        # Most responses say that a peer stands where this node does.
+        return effects if self._is_settled and now < self.next_wake() else effects + self._advance(now)
 
     def _take_all(self, now: float, peer: bytes, frames: Sequence[bytes]) -> list[Effect]:
         effects: list[Effect] = []
@@ -304,6 +311,10 @@ class Node:
         if self.round_ > before:
             effects.append(Request(peer, self.heads()))
         return effects
+
+    def _note_trainer(self, peer: bytes, heads: Heads) -> None:
+        if self._neighbours.note_trainer(peer, heads.trains):
+            self._is_settled = False
 
     def _heads(self) -> Heads:
         messages = self._open.pool.digest()
@@ -414,7 +425,9 @@ class Node:
                 effects.append(Broadcast(certificate.frame()))
             elif not self._contribute(effects):
                 break
-        return effects + self._ask_missing(now) + self._ask_adapter()
+        effects += self._ask_missing(now) + self._ask_adapter()
+        self._wake, self._is_settled = None, True
+        return effects
 
     def _contribute(self, effects: list[Effect]) -> bool:
         """Commit to an announcement or train; True if something was sent."""

@@ -27,8 +27,9 @@ from sterna_protocol.wire.limits import (
     MAX_RESPONSE_BYTES,
 )
 
-MAX_HEADS_BYTES = 128
-"""Topic, three digests of 34 bytes, a round of at most 5, a truth value, and six bytes of the map."""
+MAX_REMEMBERED_BYTES = 2048
+"""Requests and responses that are remembered: heads of 128 bytes and inventories of 60 ids. All that is
+remembered takes 1 MiB."""
 
 MAX_ASKED_FRAMES = 1024
 """Ids in one request for frames: 34 bytes each, 35 of 64 KiB."""
@@ -125,11 +126,7 @@ def decode_request(data: bytes) -> RequestRecord:
     # [REJECT] The request is within its limit
     if not 1 < len(data) <= MAX_REQUEST_BYTES:
         raise MalformedMessage(f"sync request of {len(data)} bytes, the limit is {MAX_REQUEST_BYTES}")
-    try:
-        record = REQUESTS[Topic(data[0])]
-    except (ValueError, KeyError) as error:
-        raise MalformedMessage(f"no sync request has the topic {data[0]}") from error
-    return _decode_heads(data) if record is Heads else record.decode(data[1:])
+    return _remembered_request(data) if len(data) <= MAX_REMEMBERED_BYTES else _request(data)
 
 
 def decode_response(data: bytes) -> ResponseRecord:
@@ -137,19 +134,25 @@ def decode_response(data: bytes) -> ResponseRecord:
     # [REJECT] The response is within its limit
     if not 1 < len(data) <= MAX_RESPONSE_BYTES:
         raise MalformedMessage(f"sync response of {len(data)} bytes, the limit is {MAX_RESPONSE_BYTES}")
+    return _remembered_response(data) if len(data) <= MAX_REMEMBERED_BYTES else _response(data)
+
+
+def _request(data: bytes) -> RequestRecord:
+    try:
+        record = REQUESTS[Topic(data[0])]
+    except (ValueError, KeyError) as error:
+        raise MalformedMessage(f"no sync request has the topic {data[0]}") from error
+    return record.decode(data[1:])
+
+
+def _response(data: bytes) -> ResponseRecord:
     try:
         record = RESPONSES[Topic(data[0])]
     except (ValueError, KeyError) as error:
         raise MalformedMessage(f"no sync response has the topic {data[0]}") from error
-    return _decode_heads(data) if record is Heads else record.decode(data[1:])
+    return record.decode(data[1:])
 
 
-def _decode_heads(data: bytes) -> Heads:
-    # Longer ones are refused, and are not to be remembered.
-    return _remembered_heads(data) if len(data) <= MAX_HEADS_BYTES else Heads.decode(data[1:])
-
-
-@lru_cache(maxsize=256)
-def _remembered_heads(data: bytes) -> Heads:
-    """Nodes that stand at the same place say so in the same bytes, every two seconds."""
-    return Heads.decode(data[1:])
+# Nodes that stand at the same place say so in the same bytes, every two seconds.
+_remembered_request = lru_cache(maxsize=256)(_request)
+_remembered_response = lru_cache(maxsize=256)(_response)

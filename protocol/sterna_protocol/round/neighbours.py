@@ -63,12 +63,14 @@ class Neighbours:
         self._asked = {}
         self._heard = {peer: heard for peer, heard in self._heard.items() if heard >= round_ - 1}
 
-    def note_trainer(self, peer: bytes, trains: bool) -> None:
-        """The heads of ``peer`` say whether it means to announce deltas."""
+    def note_trainer(self, peer: bytes, trains: bool) -> bool:
+        """The heads of ``peer`` say whether it means to announce deltas; True if that is news."""
+        known = len(self._trainers)
         if trains and peer in self.connected:
             self._trainers.add(peer)
         else:
             self._trainers.discard(peer)
+        return len(self._trainers) != known
 
     @property
     def trainers(self) -> frozenset[bytes]:

@@ -19,7 +19,7 @@ from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.setting import Setting
 from sterna_protocol.wire.messages import Kind, Prevote
 
-ARRIVES_IN = {
+ARRIVES_IN: dict[int, Phase] = {
     Kind.COMMITMENT: Phase.TRAIN,
     Kind.ATTESTATION: Phase.ATTEST,
     Kind.PREVOTE: Phase.DECIDE,
@@ -70,7 +70,7 @@ class Schedule:
 
     def note_arrival(self, now: float, held: Held) -> None:
         """A message is here, the first of its place."""
-        phase, author = ARRIVES_IN.get(Kind(held.message.kind)), held.message.author
+        phase, author = ARRIVES_IN.get(held.message.kind), held.message.author
         if phase is None or (phase is not Phase.TRAIN and author == self._me):
             return
         # A prevote says how long a proposal and its merge take; one for nothing, how long a timer is.
