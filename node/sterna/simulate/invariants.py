@@ -170,10 +170,15 @@ class Invariants:
     def quorum(self, members: int) -> int:
         return members // 2 + 1 if self.charter.quorum == "majority" else 2 * members // 3 + 1
 
+    @property
+    def may_be_stopped(self) -> bool:
+        """Whether the honest members of the first undecided round are no quorum."""
+        members = self._members[-1]
+        return sum(map(self.is_honest, members)) < self.quorum(len(members))
+
     def _open_round(self, members: tuple[bytes, ...]) -> None:
         self._members.append(members)
-        liars = sum(not self.is_honest(member) for member in members)
-        if self.beyond_tolerance is None and liars > len(members) - self.quorum(len(members)):
+        if self.beyond_tolerance is None and self.may_be_stopped:
             self.beyond_tolerance = len(self._members)
 
     def _committee_after(self, decision: Decision) -> tuple[bytes, ...]:

@@ -280,6 +280,8 @@ class Consensus:
         """End a step before its time if nobody is there who could still change what it ends with.
 
         Timeouts only matter for progress, so that a guess that was wrong costs an attempt and nothing else.
+        Once every member has proposed in vain, a vote that decided nothing takes its time: too many liars, or
+        a delta that nobody can fetch, would otherwise turn attempts as fast as messages travel, for ever.
         """
         if self.step is Step.PROPOSE:
             proposer = self._order[self.attempt % len(self._order)]
@@ -287,6 +289,8 @@ class Consensus:
                 self.timeout(Step.PROPOSE, self.attempt)
             return
         for step, kind in ((Step.PREVOTE, Kind.PREVOTE), (Step.PRECOMMIT, Kind.PRECOMMIT)):
+            if step is Step.PRECOMMIT and self.attempt >= len(self._order):
+                return
             if (step, self.attempt) in self._timed and not self._has_choice(kind):
                 voters = self._voters(kind)
                 if all(member in voters or is_away(member) for member in self._order):

@@ -15,7 +15,7 @@ MAX_STRANGERS = MAX_ANNOUNCEMENTS - MAX_COMMITTEE
 
 KEPT_ATTEMPTS = 40
 """Attempts, up to an author's newest, whose votes are kept: 32 members with 40 attempts fill 2,600 of the
-4,096 places. With a vote time of 2 s, attempt 40 is reached after more than an hour of disagreement."""
+4,096 places. With four members and a vote time of 10 s, attempt 40 comes after two hours of disagreement."""
 
 AUTHORS_KINDS = (Kind.COMMITMENT, Kind.ANNOUNCEMENT)
 """What anybody may send; the rest is the members'."""

@@ -114,6 +114,14 @@ def test_a_swarm_of_liars_is_noticed():
     assert any("no progress" in violation for violation in report.violations)
 
 
+def test_liars_who_can_stop_a_round_do_not_make_the_others_vote_as_fast_as_messages_travel():
+    """Thirty nodes with every fault and seed 614: of a committee of six two lied about every merge."""
+    report = run_trial(Trial(peers=6, rounds=3, seed=1, byzantine=0.34, attack="lie"))
+    assert report.beyond_tolerance == 1
+    assert report.virtual_seconds > 300
+    assert report.messages_per_node < 20 * report.virtual_seconds
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"peers": 3}, {"rounds": 0}, {"seed": -1}, {"attack": "rude"}, {"rule": "best"}, {"byzantine": 1.0}],

@@ -477,6 +477,20 @@ def test_when_all_who_are_there_decided_nothing_the_next_attempt_begins():
     assert machine.attempt == 1
 
 
+def test_once_all_have_proposed_in_vain_an_attempt_that_decides_nothing_takes_its_time():
+    machine = consensus()
+    machine.start()
+    for attempt in range(len(ORDER) + 1):
+        machine.timeout(Step.PROPOSE, attempt)
+        settle(machine)
+        add(machine, PREVOTE, attempt, NIL, A, B, C)
+        add(machine, PRECOMMIT, attempt, NIL, A, B, C)
+        settle(machine)
+        assert machine.attempt == min(attempt + 1, len(ORDER))
+    machine.timeout(Step.PRECOMMIT, len(ORDER))
+    assert machine.attempt == len(ORDER) + 1
+
+
 @pytest.mark.parametrize("kind", [PREVOTE, PRECOMMIT])
 def test_a_decision_that_a_quorum_chose_is_waited_for_until_its_content_comes(kind):
     machine = consensus()
