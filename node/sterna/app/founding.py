@@ -102,19 +102,18 @@ def found(base: FoundBase, key: SigningKey, choices: FoundingChoices) -> SignedC
 
 def list_bases() -> list[dict[str, Any]]:
     """Name, parameters, bytes, digest (hex) and provenance of every base that ships."""
-    bases = []
-    for name, path in sorted(builtin_bases().items()):
-        base = open_base(path)
-        bases.append(
-            {
-                "name": name,
-                "parameters": _parameters(base),
-                "bytes": path.stat().st_size,
-                "digest": base.digest.hex(),
-                "provenance": base.provenance,
-            }
-        )
-    return bases
+    return [base_facts(name, open_base(path)) for name, path in sorted(builtin_bases().items())]
+
+
+def base_facts(name: str, base: Base) -> dict[str, Any]:
+    """Name, parameters, bytes, digest (hex) and provenance of one base."""
+    return {
+        "name": name,
+        "parameters": _parameters(base),
+        "bytes": base.path.stat().st_size,
+        "digest": base.digest.hex(),
+        "provenance": base.provenance,
+    }
 
 
 def _parameters(base: Base) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-from sterna.app.founding import list_bases
+from sterna.app.founding import base_facts, list_bases
+from sterna.app.importing import import_base
 from sterna.cli.output import JsonFlag, console, emit
 
 app = typer.Typer(no_args_is_help=True, help="The frozen ternary models.", rich_markup_mode=None)
@@ -26,8 +30,36 @@ def list_(as_json: JsonFlag = False) -> None:
         emit({"bases": bases})
         return
     for base in bases:
-        console.print(
-            f"{base['name']:<12} {base['parameters'] / 1e6:.1f} M parameters  {base['bytes'] / 1e6:.1f} MB  "
-            f"{base['digest'][:16]}\n  {base['provenance']}",
-            soft_wrap=True,
-        )
+        _show(base)
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The base file to write.")],
+    name: Annotated[
+        str | None, typer.Option(help="What the base is called. [default: the folder's name]")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a base file of a ternary checkpoint, exactly.
+
+    Weights may be packed as BitNet's and Falcon-E's, or numbers that are -s, 0 and s with one s a matrix, a
+    row, or a row and group of columns. The same checkpoint and name give the same file on every machine.
+
+    Example: sterna base import Falcon-E-1B-Base/ -o falcon-e.sterna
+    """
+    facts = base_facts(out.stem, import_base(checkpoint, out, name=name))
+    if as_json:
+        emit({"path": str(out), **facts})
+        return
+    _show(facts)
+    console.print(f"  sterna swarm create --base {out} --data notes.jsonl", soft_wrap=True)
+
+
+def _show(base: dict[str, Any]) -> None:
+    console.print(
+        f"{base['name']:<12} {base['parameters'] / 1e6:.1f} M parameters  {base['bytes'] / 1e6:.1f} MB  "
+        f"{base['digest'][:16]}\n  {base['provenance']}",
+        soft_wrap=True,
+    )

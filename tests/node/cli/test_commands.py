@@ -29,6 +29,7 @@ COMMANDS = (
     "pull",
     "verify",
     "chat",
+    "base import",
     "simulate",
 )
 

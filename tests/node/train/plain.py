@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sterna.train.base import Base
 from sterna.train.lora import drawn_a
+from sterna_kernels import TernaryMatrix
 from sterna_protocol.merge.scheme import delta_parts
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # name -> (A [R, in], B [out, R])
@@ -35,15 +36,17 @@ def turned(x: Tensor, theta: float) -> Tensor:
 
 def weights(base: Base, name: str) -> Tensor:
     """A linear's weights [out, in]: the sum of its planes, each code times its scales."""
-    total = torch.zeros(1, dtype=torch.float64)
-    for plane in base.planes(name):
-        dense = torch.from_numpy(plane.codes()).double() * plane.scale
-        if plane.row_scales is not None:
-            dense *= torch.tensor(plane.row_scales).double()[:, None]
-        if plane.group_scales is not None:
-            dense *= torch.tensor(plane.group_scales).double().repeat_interleave(plane.group_size, 1)
-        total = total + dense
-    return total
+    return torch.stack([dense(plane) for plane in base.planes(name)]).sum(0)
+
+
+def dense(plane: TernaryMatrix) -> Tensor:
+    """The codes of a plane, each times its scales."""
+    weights = torch.from_numpy(plane.codes()).double() * plane.scale
+    if plane.row_scales is not None:
+        weights *= torch.tensor(plane.row_scales).double()[:, None]
+    if plane.group_scales is not None:
+        weights *= torch.tensor(plane.group_scales).double().repeat_interleave(plane.group_size, 1)
+    return weights
 
 
 def hidden(base: Base, tokens: np.ndarray, factors: Factors | None = None, scale: float = 0.0) -> Tensor:
