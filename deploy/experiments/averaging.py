@@ -3,12 +3,14 @@
 Usage::
 
     python deploy/experiments/averaging.py tune --out rates.jsonl --rounds 5
+    python deploy/experiments/averaging.py try --rates rates.jsonl --out tried.jsonl --steps 5 --seeds 100
     python deploy/experiments/averaging.py run --rates rates.jsonl --out averaging.jsonl --steps 5
     python deploy/experiments/averaging.py table averaging.jsonl --clients 4
     python deploy/experiments/averaging.py plot averaging.jsonl --out averaging.png
 
 Each of the four samples is cut into five parts of consecutive documents. Learning rates are tuned on the
-fifth parts, training and held-out documents alike; everything reported comes from the other four. Four
+fifth parts, training and held-out documents alike, and ideas are tried there; everything reported comes from
+the other four. Four
 clients hold one text each, sixteen hold one part each. Losses are nats per token over the held-out documents
 of all four texts, the same for any number of clients.
 
@@ -24,7 +26,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +46,7 @@ from sterna.train.step import train_round
 from sterna.train.text import read_documents, split_documents
 from sterna.train.tokens import Corpus, TextCodec
 from sterna_protocol.merge.adapter import genesis_adapter
-from sterna_protocol.merge.codec import delta_blob_bytes, dequantise, quantise
+from sterna_protocol.merge.codec import block_elements, delta_blob_bytes, dequantise, quantise
 from sterna_protocol.merge.scheme import delta_parts, delta_size, subspace_of
 from sterna_protocol.swarm.charter import Charter
 
@@ -70,6 +72,8 @@ class Trial:
         scheme: of the charter; "svd" trains as ``pair`` and cuts the mean of B A back to the rank.
         codec: of the charter, or "fp32" for deltas as they are.
         feedback: what the codec lost is added to the same peer's next delta of the same subspace.
+        unbiased: a ternary delta keeps its length along the values instead of losing least of them.
+        overshoot: what is sent stands for this times what there is to send; feedback takes the rest back.
         momentum: of the outer step, Nesterov's; 0 adds the mean as it is.
         outer_rate: multiplies the outer step.
         tuned_as: the trial whose learning rate this one takes; "" or itself for one of its own.
@@ -80,6 +84,8 @@ class Trial:
     subspaces: int = 1
     codec: str = "fp32"
     feedback: bool = False
+    unbiased: bool = False
+    overshoot: float = 1.0
     momentum: float = 0.0
     outer_rate: float = 1.0
     tuned_as: str = ""
@@ -116,6 +122,25 @@ TRIALS = {
     "cycle K=4 top2": _cycle(4, "top2"),
     "cycle K=4 top2 feedback": _cycle(4, "top2", feedback=True),
     "fixed r=8 top2 feedback": Trial(scheme="fixed", codec="top2", feedback=True, tuned_as="cycle K=4"),
+    "cycle K=4 ternary unbiased": replace(_cycle(4, "ternary"), unbiased=True),
+    "cycle K=4 outer 1.5": replace(_cycle(4, "fp32"), outer_rate=1.5),
+    "cycle K=4 ternary unbiased outer 1.5": replace(_cycle(4, "ternary"), unbiased=True, outer_rate=1.5),
+    "cycle K=4 top2 overshoot": replace(_cycle(4, "top2", feedback=True), overshoot=1.5),
+    "cycle K=4 top2 overshoot 2": replace(_cycle(4, "top2", feedback=True), overshoot=2.0),
+    "cycle K=4 top2 overshoot 4": replace(_cycle(4, "top2", feedback=True), overshoot=4.0),
+    "cycle K=2 top2 overshoot 2": replace(_cycle(2, "top2", feedback=True), overshoot=2.0),
+    "fixed r=8 top2 overshoot": Trial(
+        scheme="fixed", codec="top2", feedback=True, overshoot=1.5, tuned_as="cycle K=4"
+    ),
+    "fixed r=8 top2 overshoot 1.75": Trial(
+        scheme="fixed", codec="top2", feedback=True, overshoot=1.75, tuned_as="cycle K=4"
+    ),
+    "fixed r=8 top2 overshoot 2": Trial(
+        scheme="fixed", codec="top2", feedback=True, overshoot=2.0, tuned_as="cycle K=4"
+    ),
+    "fixed r=8 top2 overshoot 3": Trial(
+        scheme="fixed", codec="top2", feedback=True, overshoot=3.0, tuned_as="cycle K=4"
+    ),
 }
 
 FIRST_RATES = {"cycle": 0.016, "fixed": 0.016, "pair": 0.008, "svd": 0.008, "central": 0.008}
@@ -137,16 +162,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, dest="command")
-    for name in ("tune", "run"):
+    for name in ("tune", "try", "run"):
         command = commands.add_parser(name)
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--trials", nargs="+", default=list(TRIALS), choices=TRIALS, metavar="TRIAL")
         command.add_argument("--steps", type=int, default=10)
         command.add_argument("--sequences", type=int, default=1)
         command.add_argument("--rounds", type=int, default=10)
-        if name == "run":
+        if name != "tune":
             command.add_argument("--rates", type=Path, required=True)
-            command.add_argument("--clients", type=int, choices=(4, 16), default=4)
+            command.add_argument("--clients", type=int, choices=(4,) if name == "try" else (4, 16), default=4)
             command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     for name in ("table", "plot"):
         command = commands.add_parser(name)
@@ -156,7 +181,9 @@ def main() -> None:
             command.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    {"tune": tune, "run": run_all, "table": print_table, "plot": draw}[options.command](options)
+    {"tune": tune, "try": run_all, "run": run_all, "table": print_table, "plot": draw}[options.command](
+        options
+    )
 
 
 # --- what is measured ---
@@ -164,7 +191,7 @@ def main() -> None:
 
 def tune(options: argparse.Namespace) -> None:
     """Finds the learning rate of each trial that has one of its own."""
-    texts = [parts[PARTS - 1 :] for parts in _parts()]
+    texts = _tuning()
     run = Run(options.steps, options.sequences, options.rounds, (options.rounds,))
 
     def loss_at(name: str, rate: float) -> float:
@@ -186,9 +213,11 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def run_all(options: argparse.Namespace) -> None:
-    looks = tuple(sorted({options.rounds // 2, options.rounds}))
-    run = Run(options.steps, options.sequences, options.rounds, looks)
-    texts = _reported()
+    """Measures trials with the rates that were tuned; ``try`` does so on the texts of the tuning."""
+    trying = options.command == "try"
+    looks = {options.rounds} if trying else {options.rounds // 2, options.rounds}
+    run = Run(options.steps, options.sequences, options.rounds, tuple(sorted(looks)))
+    texts = _tuning() if trying else _reported()
     clients = [[part] for parts in texts for part in parts] if options.clients == 16 else texts
     tuned = read_rows(options.rates)
     for seed in options.seeds:
@@ -198,7 +227,11 @@ def run_all(options: argparse.Namespace) -> None:
 
             def measure(trial: Trial = trial, rate: float = rate, seed: int = seed) -> dict[str, Any]:
                 losses, sent = learn(trial, rate, run, clients, texts, seed=seed)
-                return {"before": _before(), "after": losses, "bytes": sent}
+                return {
+                    "before": _judge(None, texts) if trying else _before(),
+                    "after": losses,
+                    "bytes": sent,
+                }
 
             key = {"trial": name, "clients": len(clients), "seed": seed, "rate": rate, "run": _name(run)}
             _measured(options.out, key, measure)
@@ -280,9 +313,37 @@ def _through_codec(trial: Trial, delta: Values, residual: Values) -> Values:
     if trial.codec == "fp32":
         return delta
     wanted = delta + residual if trial.feedback else delta
-    got = dequantise(quantise(wanted, trial.codec))  # type: ignore[arg-type]  # a codec's name
+    if trial.unbiased:
+        return _unbiased_ternary(wanted)
+    got = dequantise(quantise(wanted * np.float32(trial.overshoot), trial.codec))  # type: ignore[arg-type]  # a codec's name
     if trial.feedback:
         residual[:] = wanted - got
+    return got
+
+
+def _unbiased_ternary(values: Values) -> Values:
+    """Ternary deltas whose mean over peers is nearest to the mean of ``values`` [n], if peers err apart.
+
+    Of each block, every power-of-two step s and every number k of largest elements that become +-s is one
+    choice. Its error is a part along the values, which all peers share, and a part across them, whose square
+    the mean of four peers divides by four.
+    """
+    block = block_elements("ternary")
+    got = np.zeros_like(values)
+    for start in range(0, values.size, block):
+        part = values[start : start + block].astype(np.float64)
+        magnitudes = np.sort(np.abs(part))[::-1]
+        square = float(part @ part)
+        if square == 0:
+            continue
+        counts = np.arange(1, part.size + 1)
+        _, largest = np.frexp(magnitudes[0])
+        steps = np.ldexp(1.0, largest - np.arange(-1, 5))[:, None]
+        along = steps * np.cumsum(magnitudes) / square
+        errors = (1 - along) ** 2 * square + np.maximum(counts * steps**2 - along**2 * square, 0) / 4
+        row, last = np.unravel_index(errors.argmin(), errors.shape)
+        chosen = np.abs(part) >= magnitudes[last]
+        got[start : start + block] = np.where(chosen, np.sign(part) * steps[row], 0)
     return got
 
 
@@ -353,6 +414,10 @@ def _parts() -> list[list[Corpus]]:
         pieces = [documents[start:stop] for start, stop in pairwise(cuts)]
         texts.append([codec.corpus(split_documents(piece, path), path) for piece in pieces])
     return texts
+
+
+def _tuning() -> list[list[Corpus]]:
+    return [parts[PARTS - 1 :] for parts in _parts()]
 
 
 def _reported() -> list[list[Corpus]]:

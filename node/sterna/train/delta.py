@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sterna_protocol.merge.adapter import STATE_EXPONENT, Adapter
 from sterna_protocol.merge.codec import encode_delta, quantise
-from sterna_protocol.merge.feedback import Unsent, encode_total, needs_feedback, remaining
+from sterna_protocol.merge.feedback import Unsent, encode_total, needs_feedback, overshot, remaining
 from sterna_protocol.merge.scheme import subspace_of
 from sterna_protocol.swarm.charter import Charter
 
@@ -31,7 +31,7 @@ def delta_blob(
     unsent: Unsent | None = None,
 ) -> tuple[bytes, bytes | None]:
     """The encoded, quantised delta of ``trained`` [n] against the adapter it was trained from; and under a
-    sparse codec the total it was quantised from, which holds what earlier deltas left out.
+    sparse codec the total that there was to send, which holds what earlier deltas left out.
 
     Raises:
         LocalProtocolError: a trained value is NaN or infinite.
@@ -42,5 +42,6 @@ def delta_blob(
         if unsent is not None:
             values += remaining(charter, author, unsent)
         total = encode_total(values)
+        values = overshot(values)
     delta = quantise(values, charter.codec)
     return encode_delta(charter, author=author, round_=round_, delta=delta), total

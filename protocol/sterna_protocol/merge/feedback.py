@@ -4,7 +4,7 @@ The sender's own affair; receivers see deltas like any other. With v what traini
 was left before, both of the round's subspace::
 
     total t = v + e            what there is to send
-    delta q = quantise(t)      what is sent
+    delta q = quantise(1.5 t)  what is sent: half too much, which the next delta takes back
     e := t - q                 once a certified slate holds q
     e := t                     once no slate can hold q any more
 """
@@ -27,6 +27,12 @@ SPARSE: Final[frozenset[Codec]] = frozenset({"top2"})
 changes, and feeding it back has measured worse, not better."""
 
 
+OVERSHOOT: Final = np.float32(1.5)
+"""Peers keep different elements, so that a merge moves each by a fraction of what its sender means. Asking
+for more makes up for a part of that, and e, then of the other sign, for what was too much. At 2 the residual
+of a kept element would be as large as the element; 4 has diverged (docs/experiments/schemes.md)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unsent:
     """What was learned for one subspace and is in no slate: ``total`` (little-endian float32 [n]) without
@@ -40,6 +46,11 @@ class Unsent:
 def needs_feedback(charter: Charter) -> bool:
     """Whether a sender must keep what its deltas leave out."""
     return charter.codec in SPARSE
+
+
+def overshot(total: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a sender with ``total`` [n] to send quantises."""
+    return OVERSHOOT * total
 
 
 def encode_total(values: NDArray[np.float32]) -> bytes:

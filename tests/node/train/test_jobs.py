@@ -315,6 +315,7 @@ def test_what_a_sparse_delta_leaves_out_is_sent_with_the_next_one(workshop, tmp_
     learned = np.frombuffer(first.total, "<f4")
     sent = dequantise(decode_delta(charter, author=AUTHOR, round_=0, data=first.delta_blob))
     assert 0 < np.count_nonzero(sent) < learned.size / 16
+    assert 1.3 < np.dot(sent, learned) / np.square(learned[sent != 0]).sum() < 1.7
     again = trained(workshop, charter, data, unsent=Unsent(0, first.total, first.delta_blob))
     total = np.frombuffer(again.total, "<f4")
     # The same training once more, and what the first delta left out.

@@ -7,7 +7,7 @@ import pytest
 
 from sterna_protocol.errors import LocalProtocolError, MalformedMessage
 from sterna_protocol.merge.codec import dequantise, encode_delta, quantise
-from sterna_protocol.merge.feedback import Unsent, encode_total, needs_feedback, remaining
+from sterna_protocol.merge.feedback import Unsent, encode_total, needs_feedback, overshot, remaining
 from sterna_protocol.merge.scheme import delta_size
 from tests.support.charters import small_charter
 
@@ -18,7 +18,7 @@ SIZE = delta_size(CHARTER.adapter)
 
 def sent(total: np.ndarray, round_: int) -> tuple[bytes, np.ndarray]:
     """The blob of the delta of ``total``, and its values."""
-    delta = quantise(total, "top2")
+    delta = quantise(overshot(total), "top2")
     return encode_delta(CHARTER, author=AUTHOR, round_=round_, delta=delta), dequantise(delta)
 
 
@@ -34,6 +34,17 @@ def test_a_delta_that_was_merged_is_taken_off_and_one_that_was_not_is_credited_w
     left = remaining(CHARTER, AUTHOR, Unsent(3, encode_total(total), blob))
     np.testing.assert_array_equal(left, total - values)
     np.testing.assert_array_equal(remaining(CHARTER, AUTHOR, Unsent(3, encode_total(total), None)), total)
+
+
+def test_half_too_much_is_sent_and_taken_back_by_the_next_delta():
+    total = np.random.default_rng(0).normal(0, 0.01, SIZE).astype(np.float32)
+    blob, values = sent(total, 3)
+    kept = values != 0
+    assert 1.4 < np.dot(values, total) / np.square(total[kept]).sum() < 1.6
+    left = remaining(CHARTER, AUTHOR, Unsent(3, encode_total(total), blob))
+    assert -0.6 < np.dot(left[kept], total[kept]) / np.square(total[kept]).sum() < -0.4
+    # Each element is nearer to done than it was, so that nothing swings higher and higher.
+    assert (np.abs(left[kept]) < np.abs(total[kept])).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
