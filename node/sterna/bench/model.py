@@ -20,7 +20,14 @@ from sterna.bench.random_base import write_random_base
 from sterna.bench.shapes import SHAPES
 from sterna.errors import ConfigError
 from sterna.train.base import Architecture
-from sterna.train.worker import ROOMY_FACTOR, available_bytes, malloc_environment
+from sterna.train.worker import (
+    KEPT,
+    RETURNED,
+    ROOMY_FACTOR,
+    available_bytes,
+    keeps_memory,
+    malloc_environment,
+)
 from sterna_kernels import variants
 
 RIVALS = {
@@ -259,6 +266,7 @@ def _ours(choices: Choices, path: Path) -> Measured:
         str(choices.threads),
         variant,
         choices.backward,
+        KEPT if keeps_memory(base_bytes, free) else RETURNED,
         environment=_environment(choices) | malloc_environment(base_bytes, free),
     )
 

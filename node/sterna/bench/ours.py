@@ -1,4 +1,7 @@
-"""The measured process of Sterna's own model. Arguments: base, rank, threads, variant or "", backward."""
+"""The measured process of Sterna's own model.
+
+Arguments: base, rank, threads, variant or "", backward, what becomes of memory (sterna.train.worker).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from sterna.train.lora import Lora
 from sterna.train.loss import Head
 from sterna.train.model import Decoder, KeyValueCache
 from sterna.train.step import AdamW, keeping_within, train_step
-from sterna.train.worker import WorkerConfig
+from sterna.train.worker import RETURNED, WorkerConfig
 from sterna_kernels import _native
 from sterna_kernels.torch import Backward
 from sterna_protocol.merge.scheme import delta_size
@@ -32,10 +35,10 @@ RATE = 1e-4
 class Model:
     """An open base with an adapter that trains, and the jobs of the benchmark."""
 
-    def __init__(self, base: Base, *, rank: int, backward: Backward) -> None:
+    def __init__(self, base: Base, *, rank: int, backward: Backward, returns_pages: bool) -> None:
         self.base = base
-        self._decoder = Decoder(base, backward=backward)
-        self._head = Head(base.head)
+        self._decoder = Decoder(base, backward=backward, returns_pages=returns_pages)
+        self._head = Head(base.head, returns_pages=returns_pages)
         self._scheme = scheme_of(base.architecture, rank)
         self._lora: Lora | None = None
         self._optimiser: AdamW | None = None
@@ -160,14 +163,14 @@ def timed(run: Callable[[], float]) -> Answer:
 
 def main() -> None:
     """Open the base and serve."""
-    path, rank, threads, variant, backward = sys.argv[1:]
+    path, rank, threads, variant, backward, memory = sys.argv[1:]
     torch.set_num_threads(int(threads))
     if variant:
         sterna_kernels.use_variant(variant)
     started = time.perf_counter()
     base = open_base(Path(path))
     opened = time.perf_counter() - started
-    model = Model(base, rank=int(rank), backward=cast(Backward, backward))
+    model = Model(base, rank=int(rank), backward=cast(Backward, backward), returns_pages=memory == RETURNED)
     ready = {"open_seconds": opened, "variant": sterna_kernels.variant(), "parameters": parameters(base)}
     jobs = (model.step, model.prefill, model.decode, model.products, model.memory, model.touch)
     serve(ready, {job.__name__: job for job in jobs})

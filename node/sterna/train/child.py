@@ -27,6 +27,7 @@ from sterna.pipe import Message, ParentPipe, connect_parent
 from sterna.train.evaluate import HeldOutLoss
 from sterna.train.jobs import Workshop
 from sterna.train.text import Turn
+from sterna.train.worker import RETURNED
 from sterna_kernels.torch import Backward
 from sterna_protocol.errors import ProtocolError
 from sterna_protocol.merge.feedback import Unsent
@@ -42,11 +43,14 @@ class _Cancelled(Exception):
 def main() -> int:
     """Serve jobs until the parent is gone; the exit code."""
     pipe = connect_parent()
-    base, threads, backward, activation_bytes = sys.argv[2:]
+    base, threads, backward, activation_bytes, memory = sys.argv[2:]
     torch.set_num_threads(int(threads))
     try:
         workshop = Workshop(
-            Path(base), backward=cast(Backward, backward), activation_bytes=int(activation_bytes)
+            Path(base),
+            backward=cast(Backward, backward),
+            activation_bytes=int(activation_bytes),
+            returns_pages=memory == RETURNED,
         )
     except NodeError as error:
         pipe.send({"failed": type(error).__name__, "text": str(error)})

@@ -50,12 +50,18 @@ class RoundResult:
 class Workshop:
     """An open base with everything that is worth keeping between jobs."""
 
-    def __init__(self, base: Path, *, backward: Backward, activation_bytes: int) -> None:
-        """Raises ConfigError or StorageError: ``base`` is not a base file or cannot be read."""
+    def __init__(
+        self, base: Path, *, backward: Backward, activation_bytes: int, returns_pages: bool = False
+    ) -> None:
+        """Raises ConfigError or StorageError: ``base`` is not a base file or cannot be read.
+
+        Args:
+            returns_pages: training and judging hold little of the base in memory.
+        """
         opened = open_base(base)
         self.codec = TextCodec(opened.tokenizer_json)
-        self._decoder = Decoder(opened, backward=backward)
-        self._head = Head(opened.head)
+        self._decoder = Decoder(opened, backward=backward, returns_pages=returns_pages)
+        self._head = Head(opened.head, returns_pages=returns_pages)
         self._activation_bytes = activation_bytes
         self._corpora: dict[tuple[str, int, int], Corpus] = {}
 

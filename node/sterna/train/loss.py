@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sterna.train.batches import IGNORED
+from sterna.train.pages import release
 from sterna_kernels import Int8Matrix, int8_matmul, int8_matmul_t
 
 MAX_CHUNK_TOKENS = 128
@@ -39,8 +40,16 @@ class Head:
     float32 copy of the head is ever made.
     """
 
-    def __init__(self, rows: tuple[NDArray[np.int8], NDArray[np.float32]]) -> None:
+    def __init__(
+        self, rows: tuple[NDArray[np.int8], NDArray[np.float32]], *, returns_pages: bool = False
+    ) -> None:
+        """
+        Args:
+            returns_pages: the rows lie in a mapped file, and ``logit_blocks`` gives the pages of a block back
+                to the system when it goes on to the next.
+        """
         self._codes, self._scale = rows
+        self._returns_pages = returns_pages
         self.vocab_size = int(self._codes.shape[0])
         self._kept: Tensor | None = None
 
@@ -68,6 +77,8 @@ class Head:
         rows = h.detach().contiguous().numpy()
         for start in range(0, self.vocab_size, BLOCK_ROWS):
             yield start, torch.from_numpy(int8_matmul(rows, self._block(start)))
+            if self._returns_pages:
+                release(self._codes[start : start + BLOCK_ROWS])
 
     def pulled_back(self, start: int, g: Tensor) -> Tensor:
         """Gradient [T, d] of the hidden states from one of the logits [T, B] of the block at ``start``."""

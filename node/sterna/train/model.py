@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sterna.train.base import Architecture, Base
 from sterna.train.linear import PlaneSum, frozen_linear
+from sterna.train.pages import release
 from sterna_kernels import variant
 from sterna_kernels.torch import Backward, TernaryLinear
 from sterna_kernels.torch_rows import (
@@ -94,6 +95,11 @@ class KeyValueCache:
 class _Layer:
     linears: Mapping[str, TernaryLinear | PlaneSum]
     norms: Mapping[str, Tensor]
+    packed: Sequence[NDArray[np.uint8]]
+
+    def release_pages(self) -> None:
+        for matrix in self.packed:
+            release(matrix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +117,18 @@ class _Pass:
 class Decoder:
     """The frozen base, ready to run. Its matrices stay in the mapped file; norms and angles are copied."""
 
-    def __init__(self, base: Base, *, backward: Backward) -> None:
+    def __init__(self, base: Base, *, backward: Backward, returns_pages: bool = False) -> None:
+        """
+        Args:
+            returns_pages: a pass without a cache gives the pages of a layer back to the system once it is
+                through with it, forward and backward, so that the base is never resident as a whole.
+        """
         self.architecture = base.architecture
         self._embedding = base.embedding
         self._backward = backward
         self._rounds_attention = backward != "fp32" and variant() == "amx"
         self._layers = [self._open_layer(base, layer) for layer in range(base.architecture.layers)]
+        self._returns_pages = returns_pages
         self._final_norm = torch.tensor(base.vector("final_norm"))
         self._rotary = _rotary_tables(base.architecture, 0)
 
@@ -157,13 +169,19 @@ class Decoder:
             keep=in_bfloat16 if keeping.rounded else as_it_is,
         )
         lasting = replace(fleeting, keep=self._keep(tokens.size, keeping))
-        for number in range(len(self._layers)):
+        returns_pages = self._returns_pages and cache is None
+        for number, layer in enumerate(self._layers):
+            if returns_pages and h.requires_grad:
+                # The gradient of its input is the last that a layer has to do.
+                h.register_hook(lambda _, layer=layer: layer.release_pages())  # type: ignore[no-untyped-call]
             if number < keeping.recomputed and torch.is_grad_enabled():
                 h = checkpoint(
                     self._layer, number, h, fleeting, use_reentrant=False, preserve_rng_state=False
                 )
             else:
                 h = self._layer(number, h, lasting)
+            if returns_pages:
+                layer.release_pages()
         if cache is not None:
             cache.length = end
         return rms_norm(h, self._final_norm, self.architecture.norm_eps)
@@ -241,12 +259,14 @@ class Decoder:
 
     def _open_layer(self, base: Base, layer: int) -> _Layer:
         prefix = f"layers.{layer}."
+        planes = {
+            name.removeprefix(prefix): base.planes(name)
+            for name, _, _ in base.architecture.linears()
+            if name.startswith(prefix)
+        }
         return _Layer(
-            linears={
-                name.removeprefix(prefix): frozen_linear(base.planes(name), backward=self._backward)
-                for name, _, _ in base.architecture.linears()
-                if name.startswith(prefix)
-            },
+            linears={name: frozen_linear(of_one, backward=self._backward) for name, of_one in planes.items()},
+            packed=[plane.packed for of_one in planes.values() for plane in of_one],
             norms={
                 name.removeprefix(prefix): torch.tensor(base.vector(name))
                 for name, _ in base.architecture.vectors()

@@ -43,6 +43,9 @@ beyond its needs take about four times the base."""
 RETURNED_BYTES = 1 << 18
 """With a large base, tensors of this size go back to the system when they are freed."""
 
+KEPT, RETURNED = "kept", "returned"
+"""What becomes of freed memory and of the pages of the base between their uses."""
+
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss of the last step in nats per token)."""
 
@@ -339,18 +342,20 @@ class Worker:
         if self._child is not None:
             return self._child
         config = self._config
+        base_bytes, free_bytes = config.base.stat().st_size, available_bytes()
         child = await start_child(
             CHILD_MODULE,
             str(config.base),
             str(config.threads),
             config.backward,
             str(config.activation_bytes),
+            KEPT if keeps_memory(base_bytes, free_bytes) else RETURNED,
             environment={
                 "OMP_NUM_THREADS": str(config.threads),
                 "RAYON_NUM_THREADS": str(config.threads),  # the tokenizer's
                 # Waiting threads that spin would take the core from the other processes of this machine.
                 "OMP_WAIT_POLICY": "passive",
-                **malloc_environment(config.base.stat().st_size, available_bytes()),
+                **malloc_environment(base_bytes, free_bytes),
             },
         )
         try:
@@ -381,6 +386,15 @@ def available_bytes() -> int:
     return 1024 * int(found[0]) if found else 0
 
 
+def keeps_memory(base_bytes: int, free_bytes: int) -> bool:
+    """Whether a training process holds on to what it will need again: with a large base, where there is room.
+
+    Args:
+        free_bytes: memory that this machine has to spare.
+    """
+    return base_bytes < LARGE_BASE_BYTES or free_bytes >= ROOMY_FACTOR * base_bytes
+
+
 def malloc_environment(base_bytes: int, free_bytes: int) -> dict[str, str]:
     """How the C library should hold a training process's memory.
 
@@ -392,8 +406,7 @@ def malloc_environment(base_bytes: int, free_bytes: int) -> dict[str, str]:
     Args:
         free_bytes: memory that this machine has to spare.
     """
-    keeps = base_bytes < LARGE_BASE_BYTES or free_bytes >= ROOMY_FACTOR * base_bytes
-    returned = KEPT_MEMORY_BYTES if keeps else RETURNED_BYTES
+    returned = KEPT_MEMORY_BYTES if keeps_memory(base_bytes, free_bytes) else RETURNED_BYTES
     return {"MALLOC_TRIM_THRESHOLD_": str(KEPT_MEMORY_BYTES), "MALLOC_MMAP_THRESHOLD_": str(returned)}
 
 
