@@ -39,20 +39,26 @@ Weights weights(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t s
   return {at<const uint8_t>(packed), n, k, scale, reinterpret_cast<const float*>(scales), group == 0 ? k : group};
 }
 
+sterna::Thin thin(uintptr_t left, uintptr_t right, int64_t rank) {
+  if (rank < 0) throw std::invalid_argument("rank " + std::to_string(rank));
+  return rank == 0 ? sterna::Thin{} : sterna::Thin{at<const float>(left), at<const float>(right), rank};
+}
+
 void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group,
-             uintptr_t x, int64_t rows, uintptr_t y) {
+             uintptr_t x, int64_t rows, uintptr_t y, uintptr_t left, uintptr_t right, int64_t rank,
+             bool to_bfloat16) {
   if (rows == 0) return;
   sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group),
-                  at<const float>(x), rows, at<float>(y));
+                  at<const float>(x), rows, thin(left, right, rank), {at<void>(y), to_bfloat16});
 }
 
 void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group,
-              uintptr_t g, int64_t rows, int limbs, uintptr_t dx) {
+              uintptr_t g, int64_t rows, int limbs, uintptr_t dx, uintptr_t left, uintptr_t right, int64_t rank) {
   if (rows == 0) return;
   if (limbs != 1 && limbs != 2)
     throw std::invalid_argument("limbs=" + std::to_string(limbs) + ": 1 and 2 exist");
-  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group),
-                   at<const float>(g), rows, limbs, at<float>(dx));
+  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group), at<const float>(g), rows,
+                   limbs, thin(left, right, rank), {at<void>(dx), false});
 }
 
 void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows, uintptr_t codes) {
@@ -176,9 +182,10 @@ NB_MODULE(_native, m) {
   using namespace nb::literals;
   m.doc() = "Ternary products in C++; private to sterna_kernels.";
   m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "scales"_a, "group"_a, "x"_a,
-        "rows"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
+        "rows"_a, "y"_a, "left"_a = 0, "right"_a = 0, "rank"_a = 0, "to_bfloat16"_a = false,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "scales"_a, "group"_a, "g"_a,
-        "rows"_a, "limbs"_a, "dx"_a, nb::call_guard<nb::gil_scoped_release>());
+        "rows"_a, "limbs"_a, "dx"_a, "left"_a = 0, "right"_a = 0, "rank"_a = 0, nb::call_guard<nb::gil_scoped_release>());
   m.def("unpack", &unpack, "packed"_a, "n"_a, "k"_a, "first"_a, "rows"_a, "codes"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("rms_norm", &rms_norm, "x"_a, "is_bfloat16"_a, "w"_a, "eps"_a, "rows"_a, "length"_a, "y"_a, "inverse"_a,

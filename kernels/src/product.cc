@@ -20,7 +20,7 @@ constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this
 
 thread_local Scratch activations_scratch, sums_scratch, factors_scratch;  // of the calling thread
 thread_local Scratch grouped_scratch, grouped_sums_scratch, column_scratch;  // of the calling thread, with groups
-thread_local Scratch panel_scratch, ragged_scratch, scaled_scratch;       // of each thread that works
+thread_local Scratch panel_scratch, part_scratch, total_scratch, scaled_scratch;  // of each thread that works
 
 struct Activations {
   const int8_t* codes;
@@ -121,14 +121,34 @@ void gather_scales(const Weights& w, int64_t group, int64_t first, int64_t count
   for (int64_t i = 0; i < count; ++i) scales[i] = from[i * w.groups()];
 }
 
-// Moves `count` results to their place, if they are not there yet, and multiplies them by their rows' scales.
-void finish(const float* from, int64_t count, const float* scales, float* to) {
-  if (scales != nullptr) {
-    std::transform(from, from + count, scales, to, std::multiplies<>());
-  } else if (from != to) {
-    std::copy_n(from, count, to);
+// Where a product's results go, and what is added to them on the way.
+struct Target {
+  Thin thin;
+  Result out;
+  int64_t columns;  // from one row of the result, and of thin.right, to the next
+
+  int64_t element_bytes() const { return out.is_bfloat16 ? 2 : 4; }
+  bool takes_results_as_they_are() const { return thin.rank == 0 && !out.is_bfloat16; }
+  bool is_on_lines() const {
+    return reinterpret_cast<uintptr_t>(out.data) % 64 == 0 && columns * element_bytes() % 64 == 0;
   }
-}
+  float* floats(int64_t row, int64_t column) const {
+    return static_cast<float*>(out.data) + row * columns + column;
+  }
+
+  // What begins at this row and column.
+  Target from(int64_t row, int64_t column) const {
+    const Thin rest = {thin.left + row * thin.rank, thin.right + column, thin.rank};
+    char* to = static_cast<char*>(out.data) + (row * columns + column) * element_bytes();
+    return {thin.rank == 0 ? thin : rest, {to, out.is_bfloat16}, columns};
+  }
+
+  // Takes `part` in; `scales` of its columns may be null.
+  void take(const float* part, int64_t part_stride, int64_t rows, int64_t count, const float* scales,
+            bool streams = false) const {
+    finish({part, part_stride, rows, count, scales, thin, columns, out, columns, streams && count % 16 == 0});
+  }
+};
 
 // How many rows fit the cache.
 int64_t chunk_of(int64_t rows, int64_t depth, int limbs) {
@@ -136,127 +156,129 @@ int64_t chunk_of(int64_t rows, int64_t depth, int limbs) {
   return round_up(ceil_div(rows, ceil_div(rows, fitting)), 16);
 }
 
-// Every panel of columns of the result, for chunks of rows that fit the cache. Rows of the result are `stride`
-// apart: more than its columns where it is a part of a larger one.
+// Every panel of columns of the result, for chunks of rows that fit the cache. A panel that is not finished as the
+// variant leaves it waits in the cache until it is.
 void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const Activations& a, int64_t rows,
-                     int limbs, float* out, int64_t stride) {
-  const int64_t columns = is_forward ? w.n : w.k;
-  const int64_t panels = ceil_div(columns, v.panel_columns);
+                     int limbs, const Target& to) {
+  const int64_t columns = is_forward ? w.n : w.k, width = v.panel_columns;
+  const int64_t panels = ceil_div(columns, width);
   const int64_t chunk = chunk_of(rows, a.depth, limbs);
   const int64_t chunks = ceil_div(rows, chunk);
   const bool scales_follow = is_forward && w.scales != nullptr;
-  const bool on_lines = reinterpret_cast<uintptr_t>(out) % 64 == 0 && stride % 16 == 0;
-  const bool streams = on_lines && !scales_follow && rows * stride >= kStreamedElements;
+  const bool is_plain = !scales_follow && to.takes_results_as_they_are();
+  const bool streams = to.is_on_lines() && rows * to.columns >= kStreamedElements;
   for_each_item(chunks * panels, rows * limbs * w.n * w.k, [&](int64_t item) {
-    const int64_t m0 = item / panels * chunk, c0 = item % panels * v.panel_columns;
-    const int64_t m = std::min(chunk, rows - m0), c = std::min(v.panel_columns, columns - c0);
-    uint8_t* codes = panel_scratch.get<uint8_t>(a.depth * v.panel_columns);
-    float* target = out + m0 * stride + c0;
-    const bool ragged = c < v.panel_columns;
-    float* direct = ragged ? ragged_scratch.get<float>(m * v.panel_columns) : target;
+    const int64_t m0 = item / panels * chunk, c0 = item % panels * width;
+    const int64_t m = std::min(chunk, rows - m0), c = std::min(width, columns - c0);
+    uint8_t* codes = panel_scratch.get<uint8_t>(a.depth * width);
+    const bool is_done = is_plain && c == width;
+    float* part = is_done ? to.floats(m0, c0) : part_scratch.get<float>(m * width);
     // m0 is a multiple of 16, so it starts a tile.
     v.multiply({w, is_forward, c0, codes, a.codes + m0 * limbs * a.depth, a.sums + m0 * limbs, a.factors + m0,
-                m, a.depth, limbs, direct, ragged ? v.panel_columns : stride, streams && !ragged});
-    const float* scales = scales_follow ? w.scales + c0 : nullptr;
-    if (!ragged && scales == nullptr) return;
-    for (int64_t r = 0; r < m; ++r)
-      finish(direct + r * (ragged ? v.panel_columns : stride), c, scales, target + r * stride);
+                m, a.depth, limbs, part, is_done ? to.columns : width, is_done && streams});
+    if (!is_done) to.from(m0, c0).take(part, width, m, c, scales_follow ? w.scales + c0 : nullptr, streams);
   });
 }
 
 // The same for y with scales of groups: a panel is done group after group while its results stay in the cache.
 void multiply_grouped_panels(const Variant& v, const Weights& w, const GroupedActivations& a, int64_t rows,
-                             float* y) {
-  const int64_t panels = ceil_div(w.n, v.panel_columns), chunk = chunk_of(rows, w.k, 1);
+                             const Target& to) {
+  const int64_t width = v.panel_columns, panels = ceil_div(w.n, width), chunk = chunk_of(rows, w.k, 1);
   for_each_item(ceil_div(rows, chunk) * panels, rows * w.n * w.k, [&](int64_t item) {
-    const int64_t m0 = item / panels * chunk, c0 = item % panels * v.panel_columns;
-    const int64_t m = std::min(chunk, rows - m0), c = std::min(v.panel_columns, w.n - c0);
-    float* part = ragged_scratch.get<float>(m * v.panel_columns);
+    const int64_t m0 = item / panels * chunk, c0 = item % panels * width;
+    const int64_t m = std::min(chunk, rows - m0), c = std::min(width, w.n - c0);
+    float* part = part_scratch.get<float>(m * width);
+    float* total = total_scratch.get<float>(m * width);
     float scales[kMostPanelColumns];
     for (int64_t group = 0; group < w.groups(); ++group) {
       const Weights columns = slice(w, group);
       const Activations of = a.of(group);
-      uint8_t* codes = panel_scratch.get<uint8_t>(of.depth * v.panel_columns);
+      uint8_t* codes = panel_scratch.get<uint8_t>(of.depth * width);
       v.multiply({columns, true, c0, codes, of.codes + m0 * of.depth, of.sums + m0, of.factors + m0, m, of.depth,
-                  1, part, v.panel_columns, false});
+                  1, part, width, false});
       gather_scales(w, group, c0, c, scales);
-      for (int64_t r = 0; r < m; ++r)
-        add_group(part + r * v.panel_columns, c, scales, group == 0, y + (m0 + r) * w.n + c0);
+      for (int64_t r = 0; r < m; ++r) add_group(part + r * width, c, scales, group == 0, total + r * width);
     }
+    to.from(m0, c0).take(total, width, m, c, nullptr);
   });
 }
 
 // A few rows, one after the other, on a few rows of blocks that stay in the cache: memory is read once.
-void multiply_few(const Variant& v, const Weights& w, const Activations& a, int64_t rows, float* y) {
+void multiply_few(const Variant& v, const Weights& w, const Activations& a, int64_t rows, const Target& to) {
   const int64_t blocks = w.n_blocks();
   for_each_item(ceil_div(blocks, kGemvBlocks), rows * w.n * w.k, [&](int64_t item) {
     const int64_t nb = item * kGemvBlocks, count = std::min(kGemvBlocks, blocks - nb);
-    const int64_t columns = std::min(w.n - nb * kBlockRows, count * kBlockRows);
-    const bool ragged = columns < count * kBlockRows;
-    float edge[kGemvBlocks * kBlockRows];
+    const int64_t first = nb * kBlockRows, columns = std::min(w.n - first, count * kBlockRows);
+    const float* scales = w.scales != nullptr ? w.scales + first : nullptr;
+    const bool is_done = scales == nullptr && columns == count * kBlockRows && to.takes_results_as_they_are();
+    float part[kGemvBlocks * kBlockRows];
     for (int64_t m = 0; m < rows; ++m) {
-      float* target = y + m * w.n + nb * kBlockRows;
       v.gemv({w.block(nb, 0), count, w.k_blocks(), a.codes + m * a.depth, a.sums[m], a.factors[m],
-              ragged ? edge : target});
-      const float* scales = w.scales != nullptr ? w.scales + nb * kBlockRows : nullptr;
-      finish(ragged ? edge : target, columns, scales, target);
+              is_done ? to.floats(m, first) : part});
+      if (!is_done) to.from(m, first).take(part, columns, 1, columns, scales);
     }
   });
 }
 
 // The same with scales of groups: a few rows of blocks, group after group.
-void multiply_few_grouped(const Variant& v, const Weights& w, const GroupedActivations& a, int64_t rows, float* y) {
+void multiply_few_grouped(const Variant& v, const Weights& w, const GroupedActivations& a, int64_t rows,
+                          const Target& to) {
   const int64_t blocks = w.n_blocks();
   for_each_item(ceil_div(blocks, kGemvBlocks), rows * w.n * w.k, [&](int64_t item) {
     const int64_t nb = item * kGemvBlocks, count = std::min(kGemvBlocks, blocks - nb);
-    const int64_t columns = std::min(w.n - nb * kBlockRows, count * kBlockRows);
-    float part[kGemvBlocks * kBlockRows], scales[kGemvBlocks * kBlockRows];
-    for (int64_t m = 0; m < rows; ++m)
+    const int64_t first = nb * kBlockRows, columns = std::min(w.n - first, count * kBlockRows);
+    float part[kGemvBlocks * kBlockRows], total[kGemvBlocks * kBlockRows], scales[kGemvBlocks * kBlockRows];
+    for (int64_t m = 0; m < rows; ++m) {
       for (int64_t group = 0; group < w.groups(); ++group) {
         const Activations of = a.of(group);
         const int64_t kb = group * w.group / kBlockColumns;
         v.gemv({w.block(nb, kb), count, of.depth / kBlockColumns, of.codes + m * of.depth, of.sums[m],
                 of.factors[m], part, w.row_blocks, kb});
-        gather_scales(w, group, nb * kBlockRows, columns, scales);
-        add_group(part, columns, scales, group == 0, y + m * w.n + nb * kBlockRows);
+        gather_scales(w, group, first, columns, scales);
+        add_group(part, columns, scales, group == 0, total);
       }
+      to.from(m, first).take(total, columns, 1, columns, nullptr);
+    }
   });
 }
 
 }  // namespace
 
-void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, float* y) {
+void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, const Thin& thin, Result y) {
   if (rows == 0) return;
   const bool few = rows <= v.gemv_rows, grouped = w.scales != nullptr && w.groups() > 1;
   const int64_t tile = few ? 1 : v.tile_rows;
   const auto a = quantise(v, tile, x, rows, w.k, nullptr, kActivationFloor, 1, false, w.scale);
+  const Target to = {thin, y, w.n};
   if (grouped) {
     const GroupedActivations by_group(a, tile, rows, w.group);
-    (few ? multiply_few_grouped : multiply_grouped_panels)(v, w, by_group, rows, y);
+    (few ? multiply_few_grouped : multiply_grouped_panels)(v, w, by_group, rows, to);
   } else if (few) {
-    multiply_few(v, w, a, rows, y);
+    multiply_few(v, w, a, rows, to);
   } else {
-    multiply_panels(v, w, true, a, rows, 1, y, w.n);
+    multiply_panels(v, w, true, a, rows, 1, to);
   }
 }
 
-void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, int limbs, float* dx) {
+void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, int limbs, const Thin& thin,
+              Result dx) {
   if (rows == 0) return;
   // Small elements beside a large one would all round to zero: by chance the sum of many comes out right.
   const bool is_stochastic = limbs == 1;
-  const auto multiply = [&](const Weights& part, const float* scales, float* out) {
+  const auto multiply = [&](const Weights& part, const float* scales, const Target& to) {
     const auto a = quantise(v, v.tile_rows, g, rows, w.n, scales, kGradientFloor, limbs, is_stochastic, w.scale);
-    multiply_panels(v, part, false, a, rows, limbs, out, w.k);
+    multiply_panels(v, part, false, a, rows, limbs, to);
   };
+  const Target to = {thin, dx, w.k};
   if (w.scales == nullptr || w.groups() == 1) {
-    multiply(w, w.scales, dx);
+    multiply(w, w.scales, to);
     return;
   }
   // Each group has its own scales, so its own gradient to quantise.
   float* scales = column_scratch.get<float>(w.n);
   for (int64_t group = 0; group < w.groups(); ++group) {
     gather_scales(w, group, 0, w.n, scales);
-    multiply(slice(w, group), scales, dx + group * w.group);
+    multiply(slice(w, group), scales, to.from(0, group * w.group));
   }
 }
 

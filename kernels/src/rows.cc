@@ -5,42 +5,15 @@
 #include <cstring>
 #include <vector>
 
+#include "bfloat16.h"
+#include "clones.h"
 #include "threads.h"
-
-// Compiled once for each level of x86-64 and chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__linux__)
-#define STERNA_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define STERNA_CLONES
-#endif
 
 namespace sterna {
 namespace {
 
 constexpr int64_t kElementWork = 16;  // an element costs about as much as this many multiplications
 constexpr int64_t kItemElements = 1 << 14;  // what a thread takes at once
-
-struct Bfloat16 {
-  uint16_t bits;
-};
-
-[[gnu::always_inline]] inline float load(const float* x) { return *x; }
-
-[[gnu::always_inline]] inline float load(const Bfloat16* x) {
-  const uint32_t bits = static_cast<uint32_t>(x->bits) << 16;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-[[gnu::always_inline]] inline void store(float value, float* y) { *y = value; }
-
-// To nearest, halves to even. A NaN may come out as an infinity: a training step with one is thrown away.
-[[gnu::always_inline]] inline void store(float value, Bfloat16* y) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  y->bits = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 // exp(x) within 2 units in the last place for |x| <= 87; beyond, that of the nearer end.
 [[gnu::always_inline]] inline float exponential(float x) {

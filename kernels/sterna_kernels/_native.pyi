@@ -1,7 +1,19 @@
 """Ternary products in C++; private to sterna_kernels."""
 
 def forward(
-    packed: int, n: int, k: int, scale: float, scales: int, group: int, x: int, rows: int, y: int
+    packed: int,
+    n: int,
+    k: int,
+    scale: float,
+    scales: int,
+    group: int,
+    x: int,
+    rows: int,
+    y: int,
+    left: int = 0,
+    right: int = 0,
+    rank: int = 0,
+    to_bfloat16: bool = False,
 ) -> None: ...
 def backward(
     packed: int,
@@ -14,6 +26,9 @@ def backward(
     rows: int,
     limbs: int,
     dx: int,
+    left: int = 0,
+    right: int = 0,
+    rank: int = 0,
 ) -> None: ...
 def unpack(packed: int, n: int, k: int, first: int, rows: int, codes: int) -> None: ...
 def rms_norm(

@@ -8,31 +8,36 @@ from sterna_kernels._native import address
 from sterna_kernels.matrix import TernaryMatrix
 from sterna_kernels.reference import Limbs
 
+Thin = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""A product of low rank R to add to a result of N columns: left [M, R], right [R, N], float32."""
 
-def matmul(x: NDArray[np.float32], w: TernaryMatrix) -> NDArray[np.float32]:
-    """y = x W^T, float32 [M, N], of x float32 [M, K]; rows of x are quantised to int8.
+
+def matmul(x: NDArray[np.float32], w: TernaryMatrix, *, thin: Thin | None = None) -> NDArray[np.float32]:
+    """y = x W^T (+ left right), float32 [M, N], of x float32 [M, K]; rows of x are quantised to int8.
 
     Raises:
-        TypeError: ``x`` is not a float32 array.
-        ValueError: ``x`` is not contiguous, not aligned or not [M, K].
+        TypeError: ``x`` or a part of ``thin`` is not a float32 array.
+        ValueError: one of them is not contiguous, not aligned or not of its shape.
     """
     check_rows(x, "x", w.shape[1])
     n, k = w.shape
     y = _results(x.shape[0], n)
     packed, scales, group = address(w.packed), scales_address(w), w.group_size or 0
-    _native.forward(packed, n, k, w.scale, scales, group, address(x), x.shape[0], address(y))
+    weights, rows = (packed, n, k, w.scale, scales, group), x.shape[0]
+    _native.forward(*weights, address(x), rows, address(y), *_thin_at(thin, rows, n))
     return y
 
 
-def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> NDArray[np.float32]:
-    """dx = g W, float32 [M, K], of g float32 [M, N]; rows of g are quantised to one or two int8 limbs.
+def matmul_t(
+    g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1, thin: Thin | None = None
+) -> NDArray[np.float32]:
+    """dx = g W (+ left right), float32 [M, K], of g float32 [M, N]; rows of g become one or two int8 limbs.
 
     One limb is rounded by chance, two to nearest (``sterna_kernels.reference``); the same rows in the same
     places give the same bits.
 
     Raises:
-        TypeError: ``g`` is not a float32 array.
-        ValueError: ``g`` is not contiguous, not aligned or not [M, N]; ``limbs`` is not 1 or 2.
+        TypeError, ValueError: as ``matmul``, or ``limbs`` is not 1 or 2.
     """
     check_rows(g, "g", w.shape[0])
     if limbs not in (1, 2):
@@ -40,7 +45,8 @@ def matmul_t(g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1) -> N
     n, k = w.shape
     dx = _results(g.shape[0], k)
     packed, scales, group = address(w.packed), scales_address(w), w.group_size or 0
-    _native.backward(packed, n, k, w.scale, scales, group, address(g), g.shape[0], limbs, address(dx))
+    weights, rows = (packed, n, k, w.scale, scales, group), g.shape[0]
+    _native.backward(*weights, address(g), rows, limbs, address(dx), *_thin_at(thin, rows, k))
     return dx
 
 
@@ -75,6 +81,18 @@ def use_variant(name: str) -> None:
     """
     if not _native.use_variant(name):
         raise ValueError(f"variant {name!r} does not run here; this processor runs {', '.join(variants())}")
+
+
+def _thin_at(thin: Thin | None, rows: int, columns: int) -> tuple[int, int, int]:
+    """The addresses of both factors, and the rank."""
+    if thin is None:
+        return 0, 0, 0
+    left, right = thin
+    check_rows(left, "left", right.shape[0] if right.ndim else 0)
+    check_rows(right, "right", columns)
+    if left.shape[0] != rows:
+        raise ValueError(f"left has {left.shape[0]} rows, the result has {rows}")
+    return address(left), address(right), left.shape[1]
 
 
 def _results(rows: int, columns: int) -> NDArray[np.float32]:

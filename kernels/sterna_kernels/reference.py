@@ -14,7 +14,8 @@ of its codes and the weights of group g, and s_g = group_scales[:, g]:
     matmul     y   = p_0 * (step * scale) * s_0, then for g = 1 .. G - 1   y = y + p_g * (step * scale) * s_g
     matmul_t   dx[:, group g] = (g * s_g) W_g * scale      g * s_g quantised per row, for each group anew
 
-One group is the same as row_scales. Two planes of weights are two products and their sum.
+One group is the same as row_scales. Two planes of weights are two products and their sum. A product of low
+rank is added last (``plus_thin``); bfloat16 results are float32 ones rounded to nearest, halves to even.
 
     int8_matmul     y[M, N]  = x (codes * scales[:, None])^T     x quantised per row to two limbs
     int8_matmul_t   dx[M, K] = g (codes * scales[:, None])       g * scales quantised per row and group of N
@@ -87,6 +88,15 @@ def matmul_t(
     # Both products are exact in float32 and so is the one with 256: the sum is the only rounding.
     both = np.float32(256) * _integer_product(high, weights) + _integer_product(low, weights)
     return _dequantise(both, step, scale)
+
+
+def plus_thin(
+    y: NDArray[np.float32], left: NDArray[np.float32], right: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """y [M, N] + left [M, R] right [R, N]: y + left_0 right_0, then + left_1 right_1, and so on."""
+    for j in range(right.shape[0]):
+        y = _add_up([y, _multiply(left[:, j, None], right[j])])
+    return y
 
 
 # Rows of an int8 matrix that share a step of a gradient's row: one large value rounds few others away.

@@ -142,7 +142,7 @@ def _backward_cpu(
     _check_rows(g, "g", n)
     rows = g.float().contiguous()
     if backward == "fp32":
-        dx = _backward_fp32(rows.reshape(-1, n), packed, n, k, scale, scales, group or k)
+        dx = differentiated_fp32(rows.reshape(-1, n), packed, n, k, scale, scales, group or k)
         dx = dx.reshape((*g.shape[:-1], k))
     else:
         dx = rows.new_empty((*g.shape[:-1], k))
@@ -153,7 +153,7 @@ def _backward_cpu(
     return dx if g.dtype is torch.float32 else dx.to(g.dtype)
 
 
-def _backward_fp32(
+def differentiated_fp32(
     g: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int
 ) -> Tensor:
     scaled = g * float(np.float32(scale))

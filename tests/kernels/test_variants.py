@@ -28,10 +28,17 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 def assert_all_products_equal_the_reference(x: np.ndarray, g: np.ndarray, w: TernaryMatrix) -> None:
     codes = w.codes()
     scales = (w.scale, w.row_scales, w.group_scales, w.group_size)
-    np.testing.assert_array_equal(matmul(x, w), reference.matmul(x, codes, *scales))
+    rng = np.random.default_rng(x.size)
+    expected = reference.matmul(x, codes, *scales)
+    np.testing.assert_array_equal(matmul(x, w), expected)
+    thin = normal(rng, x.shape[0], 3), normal(rng, 3, w.shape[0])
+    np.testing.assert_array_equal(matmul(x, w, thin=thin), reference.plus_thin(expected, *thin))
     for limbs in (1, 2):
         expected = reference.matmul_t(g, codes, *scales, limbs=limbs)
         np.testing.assert_array_equal(matmul_t(g, w, limbs=limbs), expected)
+        thin = normal(rng, g.shape[0], 3), normal(rng, 3, w.shape[1])
+        added = matmul_t(g, w, limbs=limbs, thin=thin)
+        np.testing.assert_array_equal(added, reference.plus_thin(expected, *thin))
 
 
 @pytest.mark.parametrize("n", SIDES)

@@ -27,7 +27,10 @@ class PlaneSum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y of x, added up in the order of the planes."""
-        y: Tensor = self.first.forward(x)
+        return self.with_others(self.first.forward(x), x)
+
+    def with_others(self, y: Tensor, x: Tensor) -> Tensor:
+        """``y``, to which the products of all planes but the first are added."""
         for plane in self.others:
             # In place: no operator keeps its result for the backward pass.
             y += plane.forward(x)

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sterna_kernels.torch import TernaryLinear
+from sterna_kernels.torch_thin import product, product_t, weights_of
 from sterna_protocol.merge.adapter import STATE_EXPONENT, Adapter
 from sterna_protocol.merge.scheme import Part, a_exponent, a_signs, delta_parts, delta_size, subspace_of
 from sterna_protocol.swarm.charter import AdapterScheme
@@ -23,13 +25,15 @@ from sterna_protocol.swarm.charter import AdapterScheme
 class _Factors:
     """One adapted linear. The trained subspace stands first in A and B; ``trained_*`` are what learns.
 
-    ``b`` shares the memory of ``trained_b`` where no other subspace is in use; else it ``copies`` it.
+    ``b`` shares the memory of ``trained_b`` where no other subspace is in use; else it ``copies`` it. Where
+    nothing trains, there is ``right`` instead: scale * B^T, as the product takes it.
 
-    Shapes: a [R, i], b [o, R], trained_a [r, i], trained_b [o, r].
+    Shapes: a [R, i], b [o, R], right [R, o], trained_a [r, i], trained_b [o, r].
     """
 
     a: Tensor
-    b: Tensor
+    b: Tensor | None
+    right: Tensor | None
     trained_a: nn.Parameter | None
     trained_b: nn.Parameter | None
     copies: bool
@@ -68,23 +72,41 @@ class Lora:
             for name, parts in by_name.items():
                 self._factors[name] = self._linear(scheme, name, parts, state, used, trained is not None)
 
-    def correct(self, name: str, x: Tensor, y: Tensor) -> Tensor:
-        """``y`` [.., o] of the linear ``name`` at ``x`` [.., i], with this adapter's part added."""
+    def applied(self, name: str, linear: TernaryLinear, x: Tensor, *, to_bfloat16: bool = False) -> Tensor:
+        """y [.., o] of the linear ``name`` at ``x`` [.., i], with this adapter's part added.
+
+        ``to_bfloat16``: round it at the end.
+        """
         found = self._factors.get(name)
         if found is None:
-            return y
-        if found.trained_a is not None and found.trained_b is not None:
+            y = linear.forward(x)
+        elif found.trained_a is not None and found.trained_b is not None:
             inner = nn.functional.linear(x, found.trained_a)
-            return y + self._scale * nn.functional.linear(inner, found.trained_b)
-        if found.trained_b is not None:
-            corrected: Tensor = _Correction.apply(y, x, found.trained_b, found.a, found.b, self._scale)  # type: ignore[no-untyped-call]
+            y = linear.forward(x) + self._scale * nn.functional.linear(inner, found.trained_b)
+        elif found.trained_b is not None:
+            corrected: Tensor = _Corrected.apply(  # type: ignore[no-untyped-call]
+                x,
+                found.trained_b,
+                found.a,
+                found.b,
+                self._scale,
+                to_bfloat16,
+                linear.backward_as,
+                *weights_of(linear),
+            )
             return corrected
-        return y + self._scale * (x @ found.a.T) @ found.b.T
+        else:
+            assert found.right is not None  # for mypy: nothing trains
+            inner = nn.functional.linear(x, found.a)
+            if not (torch.is_grad_enabled() and x.requires_grad):
+                return product(x, weights_of(linear), inner, found.right, to_bfloat16=to_bfloat16)
+            y = linear.forward(x) + inner @ found.right
+        return y.to(torch.bfloat16) if to_bfloat16 else y
 
     def values_changed(self) -> None:
         """Take over new ``values``: called after each optimiser step."""
         for factors in self._factors.values():
-            if factors.copies and factors.trained_b is not None:
+            if factors.copies and factors.trained_b is not None and factors.b is not None:
                 factors.b[:, : factors.trained_b.shape[1]] = factors.trained_b.detach()
 
     def _linear(
@@ -104,14 +126,18 @@ class Lora:
         trained_a = self._parameter(parts["a"]) if trains and "a" in parts else None
         trained_b = self._parameter(parts["b"]) if trains else None
         alone = trained_b is not None and len(used) == 1
+        b = (
+            trained_b.detach()
+            if trained_b is not None and len(used) == 1
+            else torch.tensor(np.concatenate(b_parts, axis=1))
+        )
         return _Factors(
             a=torch.tensor(np.concatenate(a_parts)),
-            b=trained_b.detach()
-            if trained_b is not None and len(used) == 1
-            else torch.tensor(np.concatenate(b_parts, axis=1)),
+            b=b if trains else None,
+            right=None if trains else self._scale * b.T.contiguous(),
             trained_a=trained_a,
             trained_b=trained_b,
-            copies=not alone and trained_a is None,
+            copies=trains and not alone and trained_a is None,
         )
 
     def _parameter(self, part: Part) -> nn.Parameter:
@@ -145,30 +171,28 @@ def _matrix(row: NDArray[np.float32], part: Part) -> NDArray[np.float32]:
     return row[part.offset : part.offset + rows * columns].reshape(rows, columns)
 
 
-class _Correction(torch.autograd.Function):
-    """y + scale * (x A^T) B^T where only the first columns of B learn.
+class _Corrected(torch.autograd.Function):
+    """x W^T + scale * (x A^T) B^T in one pass, where only the first columns of B learn.
 
     Of the activations it keeps x A'^T alone, r numbers a token: dB needs no more and dx only needs A and B.
     """
 
     @staticmethod
-    def forward(ctx, y, x, trained_b, a, b, scale):  # type: ignore[no-untyped-def]
-        inner = x.reshape(-1, x.shape[-1]) @ a.T
-        ctx.save_for_backward(inner[:, : trained_b.shape[1]].clone(), a, b)
-        ctx.scale = scale
-        # The product that made y needs it no more: adding in place saves a copy of it.
-        y.view(-1, y.shape[-1]).addmm_(inner, b.T, alpha=scale)
-        ctx.mark_dirty(y)
-        return y
+    def forward(ctx, x, trained_b, a, b, scale, to_bfloat16, backward, *weights):  # type: ignore[no-untyped-def]
+        inner = nn.functional.linear(x, a)
+        ctx.save_for_backward(inner[..., : trained_b.shape[1]].clone(), a, b)
+        ctx.scale, ctx.backward_as, ctx.weights = scale, backward, weights
+        return product(x, weights, inner, scale * b.T.contiguous(), to_bfloat16=to_bfloat16)
 
     @staticmethod
     def backward(ctx, g):  # type: ignore[no-untyped-def]
         inner, a, b = ctx.saved_tensors
-        rows = g.reshape(-1, g.shape[-1])
-        dx = (
-            ((rows @ b) @ a).mul_(ctx.scale).view(*g.shape[:-1], a.shape[1])
-            if ctx.needs_input_grad[1]
-            else None
-        )
-        db = (inner.T @ rows).T.mul(ctx.scale) if ctx.needs_input_grad[2] else None
-        return g, dx, db, None, None, None
+        g = g.float()
+        dx = db = None
+        if ctx.needs_input_grad[0]:
+            left = (g @ b).mul_(ctx.scale)
+            dx = product_t(g, ctx.weights, left, a, backward=ctx.backward_as)
+        if ctx.needs_input_grad[1]:
+            rows = g.reshape(-1, g.shape[-1])
+            db = (inner.reshape(-1, inner.shape[-1]).T @ rows).T.mul(ctx.scale)
+        return dx, db, *(None,) * (len(ctx.needs_input_grad) - 2)

@@ -55,8 +55,8 @@ class Keeping:
 class Correction(Protocol):
     """What the decoder asks of an adapter."""
 
-    def correct(self, name: str, x: Tensor, y: Tensor) -> Tensor:
-        """``y`` of the linear ``name`` at ``x``, corrected."""
+    def applied(self, name: str, linear: TernaryLinear, x: Tensor, *, to_bfloat16: bool = False) -> Tensor:
+        """What the linear ``name`` gives at ``x``, corrected and, if asked, rounded."""
 
 
 KEEP_ALL = Keeping()
@@ -203,16 +203,23 @@ class Decoder:
         b, t, _ = h.shape
         lora, dtype = pass_.lora, pass_.attention
 
-        def linear(name: str, x: Tensor) -> Tensor:
-            # A module's call looks for hooks first, which takes as long as a small operator.
-            y = layer.linears[name].forward(x)
-            return y if lora is None else lora.correct(f"layers.{number}.{name}", x, y)
+        def linear(name: str, x: Tensor, *, to_bfloat16: bool = False) -> Tensor:
+            frozen = layer.linears[name]
+            if lora is None:
+                # A module's call looks for hooks first, which takes as long as a small operator.
+                y = frozen.forward(x)
+            elif isinstance(frozen, PlaneSum):
+                y = frozen.with_others(lora.applied(f"layers.{number}.{name}", frozen.first, x), x)
+            else:
+                return lora.applied(f"layers.{number}.{name}", frozen, x, to_bfloat16=to_bfloat16)
+            return y.to(torch.bfloat16) if to_bfloat16 else y
 
         h, x = rms_norm_beside(h, layer.norms["attn_norm"], eps, keep=keep)
         q = rotated(linear("q", x).view(b, t, a.heads, a.head_size), pass_.cos, pass_.sin, dtype=dtype)
         k = rotated(linear("k", x).view(b, t, a.kv_heads, a.head_size), pass_.cos, pass_.sin, dtype=dtype)
         q, k = q.transpose(1, 2), k.transpose(1, 2)
-        v = linear("v", x).to(dtype).view(b, t, a.kv_heads, a.head_size).transpose(1, 2)
+        v = linear("v", x, to_bfloat16=dtype is torch.bfloat16)
+        v = v.view(b, t, a.kv_heads, a.head_size).transpose(1, 2)
         if pass_.cache is not None:
             k, v = pass_.cache.extended(number, k, v)
         x = _attention(q, k, v).transpose(1, 2).reshape(b, t, a.heads * a.head_size)

@@ -21,6 +21,7 @@ from sterna.train.lora import drawn_a
 from sterna.train.loss import Head, cross_entropy
 from sterna.train.model import Decoder
 from sterna.train.step import MAX_GRADIENT_NORM, AdamW, rate_at
+from sterna_kernels.torch import TernaryLinear
 from sterna_protocol.merge.scheme import Part, delta_parts, delta_size, subspace_of
 from sterna_protocol.swarm.charter import AdapterScheme, Recipe
 
@@ -95,10 +96,11 @@ class _ManyLoras:
         # What the gradient of B flows through: autograd follows outputs that some input asks for.
         self._asks = torch.zeros((), requires_grad=True)
 
-    def correct(self, name: str, x: Tensor, y: Tensor) -> Tensor:
-        """``y`` [p q, t, o] of the linear ``name`` at ``x`` [p q, t, i]: q sequences of each peer in turn."""
+    def applied(self, name: str, linear: TernaryLinear, x: Tensor, *, to_bfloat16: bool = False) -> Tensor:
+        """y [p q, t, o] of the linear ``name`` at ``x`` [p q, t, i]: q sequences of each peer in turn."""
+        y = linear.forward(x)
         corrected: Tensor = _Correction.apply(y, x, self._asks, self._factors[name], self._scale)  # type: ignore[no-untyped-call]
-        return corrected
+        return corrected.to(torch.bfloat16) if to_bfloat16 else corrected
 
     def values_changed(self) -> None:
         """Take over new ``values``."""
