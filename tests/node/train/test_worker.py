@@ -81,6 +81,22 @@ async def test_jobs_of_every_kind(scene):
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("scales", ["row", "group", "planes"])
+async def test_a_base_with_other_scales_or_two_planes_trains_and_answers(tmp_path, scales):
+    base = write_tiny_base(tmp_path, scales=scales, hidden_size=64, ffn_size=128)
+    async with open_worker(WorkerConfig(base=base)) as worker:
+        scene = Scene(tmp_path, worker, base)
+        job = scene.job(steps=4)
+        trained = await worker.train(**job)
+        assert trained.loss_after < trained.loss_before
+        decode_delta(job["charter"], author=AUTHOR, round_=0, data=trained.delta_blob)
+        answer = worker.generate(
+            prompt="tern", charter=job["charter"], adapter=job["adapter"], max_tokens=5, seed=1
+        )
+        assert [piece async for piece in answer]
+
+
+@pytest.mark.asyncio
 async def test_a_killed_process_fails_its_job_and_the_next_job_gets_a_fresh_one(scene):
     first = scene.worker.pid
     with pytest.raises(WorkerFailed, match=r"the training process was killed by signal 9"):
