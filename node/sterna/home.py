@@ -11,8 +11,11 @@ from sterna.errors import ConfigError
 
 HOME_VARIABLE = "STERNA_HOME"
 DEFAULT_HOME = "~/.sterna"
+BASES = "bases"
+"""The folder for base files beside those that ship."""
+
 HOME_ENTRIES = frozenset(
-    {"acts", "key", "key.next", "lock", "state.db", "blobs", "status.json", "crash.log", "demo.log"}
+    {"acts", BASES, "key", "key.next", "lock", "state.db", "blobs", "status.json", "crash.log", "demo.log"}
 )
 """What a home may hold; a folder with none of these and something else is somebody's own."""
 

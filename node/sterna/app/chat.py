@@ -76,13 +76,13 @@ async def open_conversation(options: ChatOptions, home: Path | None) -> AsyncIte
     Raises:
         ConfigError: there is no such base.
     """
-    model = _base_alone(options.base) if options.base is not None else _swarm_model(home)
+    model = _base_alone(options.base, home) if options.base is not None else _swarm_model(home)
     async with open_worker(WorkerConfig(base=model.base)) as worker:
         yield Conversation(worker, model, options)
 
 
-def _base_alone(name: str) -> _Model:
-    base = find_base(name)
+def _base_alone(name: str, home: Path | None) -> _Model:
+    base = find_base(name, home)
     return _Model(f"base {base.name}, no adapter", base.path)
 
 
@@ -90,14 +90,14 @@ def _swarm_model(home: Path | None) -> _Model:
     try:
         store = open_home_for_reading(home)
     except ConfigError:
-        return _base_alone(DEFAULT_BASE)
+        return _base_alone(DEFAULT_BASE, home)
     with store:
         swarm = store.setting(LAST_SWARM)
         if swarm is None:
-            return _base_alone(DEFAULT_BASE)
+            return _base_alone(DEFAULT_BASE, home)
         membership = store.swarm(bytes.fromhex(swarm))
         charter = SignedCharter.decode(membership.signed_charter).charter
-        base = base_of_charter(charter)
+        base = base_of_charter(charter, home)
         round_, adapter = served_adapter(store, membership.swarm)
         if round_ == 0 or not store.blobs.has(adapter):
             return _Model(f"base {base.name}; swarm {charter.name} has no adapter to serve yet", base.path)

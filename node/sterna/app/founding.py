@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from sterna.errors import ConfigError
+from sterna.home import BASES, home_folder
 from sterna.train.base import Base, builtin_bases, open_base
 from sterna_protocol.swarm.charter import Charter, SignedCharter, sign_charter
 from sterna_protocol.swarm.defaults import default_charter
@@ -43,13 +44,19 @@ class FoundingChoices:
     train_milliseconds: int | None = None
 
 
-def find_base(name: str) -> FoundBase:
-    """The base called ``name``: one that ships, or a path to a base file.
+def known_bases(home: Path | None = None) -> dict[str, Path]:
+    """The bases that ship and those in the folder ``bases`` of the home, by the names of their files."""
+    added = sorted((home_folder(home) / BASES).glob("*.sterna"))
+    return {path.stem: path for path in added} | builtin_bases()
+
+
+def find_base(name: str, home: Path | None = None) -> FoundBase:
+    """The base called ``name``: one that ships, one of the home's, or a path to a base file.
 
     Raises:
         ConfigError: there is none, or the file is not a base.
     """
-    bases = builtin_bases()
+    bases = known_bases(home)
     path = bases.get(name) or Path(name)
     if not path.is_file():
         raise ConfigError(f"no base {name!r}: name one of {', '.join(sorted(bases))}, or give a base file")
@@ -57,19 +64,19 @@ def find_base(name: str) -> FoundBase:
     return FoundBase(base.name, path, base)
 
 
-def base_of_charter(charter: Charter) -> FoundBase:
+def base_of_charter(charter: Charter, home: Path | None = None) -> FoundBase:
     """The base on this machine that a swarm trains over.
 
     Raises:
         ConfigError: this machine has no base with the charter's digest.
     """
-    for path in builtin_bases().values():
+    for path in known_bases(home).values():
         base = open_base(path)
         if base.digest == charter.base:
             return FoundBase(base.name, path, base)
     raise ConfigError(
-        f"this swarm trains over the base {charter.base_name!r} ({charter.base.hex()[:12]}), which this "
-        "installation does not have: install the version of Sterna its founder uses"
+        f"this swarm trains over the base {charter.base_name!r} ({charter.base.hex()[:12]}), which is not "
+        f"here: put its file into {home_folder(home) / BASES}, or install the Sterna that its founder uses"
     )
 
 
@@ -100,9 +107,9 @@ def found(base: FoundBase, key: SigningKey, choices: FoundingChoices) -> SignedC
     return sign_charter(charter, (key,))
 
 
-def list_bases() -> list[dict[str, Any]]:
-    """Name, parameters, bytes, digest (hex) and provenance of every base that ships."""
-    return [base_facts(name, open_base(path)) for name, path in sorted(builtin_bases().items())]
+def list_bases(home: Path | None = None) -> list[dict[str, Any]]:
+    """Name, parameters, bytes, digest (hex) and provenance of every base that is here."""
+    return [base_facts(name, open_base(path)) for name, path in sorted(known_bases(home).items())]
 
 
 def base_facts(name: str, base: Base) -> dict[str, Any]:

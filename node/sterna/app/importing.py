@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sterna.errors import ConfigError
+from sterna.errors import ConfigError, StorageError
 from sterna.formats.checkpoint import Checkpoint
 from sterna.formats.ternary import found_ternary, is_ternary, scaled, unpacked
+from sterna.home import BASES, home_folder, prepare_home
 from sterna.train.architecture import Architecture
 from sterna.train.base import Base, Rows, open_base
 from sterna.train.base_writer import write_base
@@ -42,16 +43,21 @@ MODEL_TYPES = ("llama", "bitnet")
 DEFAULT_ROPE_THETA = 10_000.0
 
 
-def import_base(folder: Path, out: Path, *, name: str | None = None) -> Base:
-    """Write the base file ``out``; the same checkpoint and name give the same bytes.
+def import_base(
+    folder: Path, out: Path | None = None, *, name: str | None = None, home: Path | None = None
+) -> Base:
+    """Write a base file; the same checkpoint and name give the same bytes.
 
     Args:
+        out: the file; ``name``.sterna among the bases of the home if None.
         name: what the base is called; the folder's name if None.
 
     Raises:
         ConfigError: the folder is no checkpoint, its architecture is another, or a linear is not ternary.
         StorageError: a file cannot be read or written.
     """
+    called = name or folder.resolve().name
+    path = _place(called, home) if out is None else out
     checkpoint = Checkpoint(folder)
     TextCodec(checkpoint.tokenizer_json)  # refuses what is no tokenizer
     architecture = _architecture(checkpoint)
@@ -63,9 +69,8 @@ def import_base(folder: Path, out: Path, *, name: str | None = None) -> Base:
     }
     vectors = {key: _shaped(checkpoint, names.of(key), (size,)) for key, size in architecture.vectors()}
     shape = (architecture.vocab_size, architecture.hidden_size)
-    called = name or folder.resolve().name
     write_base(
-        out,
+        path,
         architecture=architecture,
         matrices=matrices,
         vectors=vectors,
@@ -75,7 +80,21 @@ def import_base(folder: Path, out: Path, *, name: str | None = None) -> Base:
         name=called,
         provenance=f"imported from the checkpoint {called}; embeddings rounded to int8",
     )
-    return open_base(out)
+    return open_base(path)
+
+
+def _place(name: str, home: Path | None) -> Path:
+    if Path(name).name != name or name.startswith("."):
+        raise ConfigError(
+            f"the name {name[:20]!r} cannot be that of a file; choose another with --name, or use -o"
+        )
+    folder = home_folder(home)
+    try:
+        prepare_home(folder)
+        (folder / BASES).mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    return folder / BASES / f"{name}.sterna"
 
 
 class _Names:

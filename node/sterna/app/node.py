@@ -70,7 +70,7 @@ async def create_swarm(base: str, choices: FoundingChoices, options: NodeOptions
     Raises:
         ConfigError, DataError: an option or the data cannot be; nothing was founded.
     """
-    chosen = find_base(base)
+    chosen = find_base(base, options.home)
     data = _checked(options.data, chosen, display)
     async with _opened(options.home) as (store, thread):
         key = SigningKey.from_seed(await _in(thread, store.key))
@@ -104,7 +104,7 @@ async def join_swarm(ticket_text: str, options: NodeOptions, display: Display) -
                 )
         else:
             signed = SignedCharter.decode(known.signed_charter)
-        base = base_of_charter(signed.charter)
+        base = base_of_charter(signed.charter, options.home)
         data = _checked(options.data, base, display)
         membership = await _in(thread, _remember, store, signed, data, ticket.addresses)
         if invitation is not None and invitation.network_key:
@@ -128,7 +128,7 @@ async def resume_swarm(options: NodeOptions, display: Display) -> None:
             )
         kept = await _in(thread, store.swarm, bytes.fromhex(last))
         signed = SignedCharter.decode(kept.signed_charter)
-        base = base_of_charter(signed.charter)
+        base = base_of_charter(signed.charter, options.home)
         data = _checked(options.data or Path(kept.data), base, display)
         membership = await _in(thread, _remember, store, signed, data, kept.addresses)
         await _run(store, thread, membership, base, options, display)

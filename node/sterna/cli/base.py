@@ -9,7 +9,7 @@ import typer
 
 from sterna.app.founding import base_facts, list_bases
 from sterna.app.importing import import_base
-from sterna.cli.output import JsonFlag, console, emit
+from sterna.cli.output import HomeOption, JsonFlag, console, emit
 
 app = typer.Typer(no_args_is_help=True, help="The frozen ternary models.", rich_markup_mode=None)
 
@@ -20,12 +20,12 @@ def _group() -> None:
 
 
 @app.command("list")
-def list_(as_json: JsonFlag = False) -> None:
+def list_(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """List the bases that can be trained over.
 
     Example: sterna base list
     """
-    bases = list_bases()
+    bases = list_bases(home)
     if as_json:
         emit({"bases": bases})
         return
@@ -36,25 +36,29 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command("import")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The base file to write.")],
-    name: Annotated[
-        str | None, typer.Option(help="What the base is called. [default: the folder's name]")
+    name: Annotated[str | None, typer.Option(help="What the base is called. [default: the folder's]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The file to write. [default: in the home's bases]")
     ] = None,
+    home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a base file of a ternary checkpoint, exactly.
 
     Weights may be packed as BitNet's and Falcon-E's, or numbers that are -s, 0 and s with one s a matrix, a
-    row, or a row and group of columns. The same checkpoint and name give the same file on every machine.
+    row, or a row and group of columns. The same checkpoint and name give the same file on every machine;
+    whoever joins a swarm over it needs that file in the folder `bases` of their home.
 
-    Example: sterna base import Falcon-E-1B-Base/ -o falcon-e.sterna
+    Example: sterna base import Falcon-E-1B-Base/ --name falcon-e
     """
-    facts = base_facts(out.stem, import_base(checkpoint, out, name=name))
+    base = import_base(checkpoint, out, name=name, home=home)
+    facts = base_facts(base.path.stem, base)
     if as_json:
-        emit({"path": str(out), **facts})
+        emit({"path": str(base.path), **facts})
         return
     _show(facts)
-    console.print(f"  sterna swarm create --base {out} --data notes.jsonl", soft_wrap=True)
+    chosen = base.path.stem if out is None else out
+    console.print(f"  sterna swarm create --base {chosen} --data notes.jsonl", soft_wrap=True)
 
 
 def _show(base: dict[str, Any]) -> None:

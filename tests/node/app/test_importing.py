@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sterna.app.founding import base_of_charter, find_base
 from sterna.app.importing import import_base
 from sterna.cli import run
 from sterna.errors import ConfigError
@@ -17,7 +18,7 @@ from sterna.train.model import Decoder
 from tests.node.train import plain
 from tests.node.train.test_model import bound, tokens_for
 from tests.node.train.test_parity import FLIPPED
-from tests.node.train.tiny import architecture, tokenizer_json
+from tests.node.train.tiny import architecture, charter_for, tokenizer_json
 
 SHAPE = architecture(
     vocab_size=264, hidden_size=128, heads=4, kv_heads=2, head_size=32, ffn_size=256, activation="silu"
@@ -280,3 +281,21 @@ def test_the_command_imports_and_says_what_next(tmp_path, capsys):
     assert f"--base {out}" in capsys.readouterr().out.replace("\n", "")
     assert run(["base", "import", str(folder), "-o", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["path"] == str(out)
+
+
+def test_an_imported_base_in_the_home_is_found_by_name_and_by_its_swarm(tmp_path, capsys):
+    folder = checkpoint(tmp_path / "falcon", FALCON, tensors_of(FALCON, packed_linear))
+    home = tmp_path / "home"
+    assert run(["base", "import", str(folder), "--home", str(home), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["path"] == str(home / "bases" / "falcon.sterna")
+    assert run(["base", "list", "--home", str(home), "--json"]) == 0
+    assert "falcon" in [base["name"] for base in json.loads(capsys.readouterr().out)["bases"]]
+    base = find_base("falcon", home)
+    charter = charter_for(base.base.architecture).model_copy(update={"base": base.base.digest})
+    assert base_of_charter(charter, home).path == base.path
+    with pytest.raises(ConfigError, match=f"put its file into {tmp_path}/other/bases"):
+        base_of_charter(charter, tmp_path / "other")
+    for name in ("../falcon", ".hidden", "a/b"):
+        with pytest.raises(ConfigError, match="cannot be that of a file"):
+            import_base(folder, name=name, home=home)
