@@ -10,6 +10,7 @@ constexpr int kGroups = 4;  // registers of 16 columns in a panel
 constexpr int64_t kColumns = 16 * kGroups;
 constexpr int64_t kRowsAtOnce = 6;  // 6 x 4 sums, 4 codes and an activation of the 32 registers
 constexpr int64_t kCodesAhead = 2048;  // bytes; a panel is larger than the first-level cache
+constexpr int64_t kBlocksAhead = 16;  // of a panel of dx: they lie too far apart for the processor to foresee
 constexpr int64_t kGemvRows = 8;
 
 template <int kRows>
@@ -41,10 +42,11 @@ template <int kRows>
     if (t.limbs == 2 && r % 2 == 1) continue;
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) {
+      const __m512i high = total[r][g], low = total[(r + 1) % kRows][g];
       if (t.limbs == 1) {
-        store16<1, false>(t, first + r, g, total[r][g], total[r][g]);
+        t.streams ? store16<1, true>(t, first + r, g, high, low) : store16<1, false>(t, first + r, g, high, low);
       } else {
-        store16<2, false>(t, first + r, g, total[r][g], total[(r + 1) % kRows][g]);
+        t.streams ? store16<2, true>(t, first + r, g, high, low) : store16<2, false>(t, first + r, g, high, low);
       }
     }
   }
@@ -61,10 +63,15 @@ void unpack_forward(const Weights& w, int64_t c0, uint8_t* codes) {
 }
 
 void unpack_backward(const Weights& w, int64_t c0, uint8_t* codes) {
-  const int64_t kb = c0 / kBlockColumns;
-  for (int64_t nb = 0; nb < w.n_blocks(); ++nb)
+  const uint8_t* block = w.block(0, c0 / kBlockColumns);
+  const int64_t stride = w.row_blocks * kBlockBytes;
+  for (int64_t nb = 0; nb < w.n_blocks(); ++nb, block += stride) {
+    for (int g = 0; g < kGroups; ++g)
+      _mm_prefetch(reinterpret_cast<const char*>(block + kBlocksAhead * stride + 64 * g), _MM_HINT_T0);
     for (int n = 0; n < 64; n += 16, codes += kGroups * 64)
-      for (int g = 0; g < kGroups; ++g) unpack_transposed(w.block(nb, kb) + g * 64 + n, codes + 64 * g);
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) unpack_transposed(block + g * 64 + n, codes + 64 * g);
+  }
   memset(codes, 0, static_cast<size_t>((round_up(w.n, 64) - w.n_blocks() * kBlockRows) * kColumns));
 }
 
