@@ -4,10 +4,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "ceilings.h"
@@ -15,6 +17,7 @@
 #include "int8.h"
 #include "product.h"
 #include "rows.h"
+#include "token.h"
 
 namespace nb = nanobind;
 
@@ -116,6 +119,41 @@ void rotate(uintptr_t x, bool is_bfloat16, uintptr_t cos, uintptr_t sin, float s
                  size, to_bfloat16, at<void>(y));
 }
 
+// Of a matrix: packed, n, k, scale, scales, group. Of an adapter's linear: a, right, rank.
+using Plane = std::tuple<uintptr_t, int64_t, int64_t, float, uintptr_t, int64_t>;
+using LowRankAt = std::tuple<uintptr_t, uintptr_t, int64_t>;
+
+sterna::TokenLayer token_layer(int64_t heads, int64_t kv_heads, int64_t head_size, std::string_view act, float eps,
+                               const std::vector<std::vector<Plane>>& linears, const std::vector<uintptr_t>& norms) {
+  using Layer = sterna::TokenLayer;
+  if (linears.size() != Layer::kLinears || norms.size() != Layer::kNorms)
+    throw std::invalid_argument("a layer has 7 linears and 4 norms");
+  if (kv_heads < 1 || heads < 1 || heads % kv_heads != 0 || head_size < 2 || head_size % 2 != 0)
+    throw std::invalid_argument("heads must be a multiple of kv_heads, and head_size even");
+  Layer layer{heads, kv_heads, head_size, activation(act), eps, {}, {}};
+  for (int i = 0; i < Layer::kLinears; ++i) {
+    if (linears[i].empty()) throw std::invalid_argument("a linear has a plane at least");
+    for (const Plane& plane : linears[i]) layer.linears[i].push_back(std::apply(weights, plane));
+  }
+  for (int i = 0; i < Layer::kNorms; ++i) layer.norms[i] = optional(norms[i]);
+  return layer;
+}
+
+void pass_token(const sterna::TokenLayer& layer, const std::vector<LowRankAt>& adapter, uintptr_t cos, uintptr_t sin,
+                uintptr_t keys, uintptr_t values, int64_t capacity, int64_t length, uintptr_t h) {
+  if (adapter.size() != sterna::TokenLayer::kLinears) throw std::invalid_argument("an adapter has 7 linears");
+  if (length < 0 || length >= capacity)
+    throw std::invalid_argument(std::to_string(length) + " tokens in a cache for " + std::to_string(capacity));
+  sterna::LowRank low[sterna::TokenLayer::kLinears];
+  for (int i = 0; i < sterna::TokenLayer::kLinears; ++i) {
+    const auto [a, right, rank] = adapter[i];
+    low[i] = {optional(a), optional(right), rank};
+  }
+  const nb::gil_scoped_release released;
+  sterna::pass_token(sterna::variant_in_use(), layer, low, at<const float>(cos), at<const float>(sin),
+                     {at<float>(keys), at<float>(values), capacity, length}, at<float>(h));
+}
+
 sterna::Int8Weights int8_weights(uintptr_t codes, uintptr_t scales, int64_t n, int64_t k) {
   if (n < 1 || k < 1 || k > sterna::kMaxInt8Width)
     throw std::invalid_argument("shape " + std::to_string(n) + " x " + std::to_string(k) +
@@ -198,6 +236,11 @@ NB_MODULE(_native, m) {
         "rows"_a, "length"_a, "dgate"_a, "dup"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("rotate", &rotate, "x"_a, "is_bfloat16"_a, "cos"_a, "sin"_a, "sign"_a, "tokens"_a, "period"_a, "heads"_a,
         "size"_a, "to_bfloat16"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<sterna::TokenLayer>(m, "TokenLayer");
+  m.def("token_layer", &token_layer, "heads"_a, "kv_heads"_a, "head_size"_a, "act"_a, "eps"_a, "linears"_a,
+        "norms"_a);
+  m.def("pass_token", &pass_token, "layer"_a, "adapter"_a, "cos"_a, "sin"_a, "keys"_a, "values"_a, "capacity"_a,
+        "length"_a, "h"_a);
   m.def("int8_forward", &int8_forward, "codes"_a, "scales"_a, "n"_a, "k"_a, "x"_a, "rows"_a, "y"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("int8_backward", &int8_backward, "codes"_a, "scales"_a, "n"_a, "k"_a, "g"_a, "rows"_a, "dx"_a,

@@ -130,6 +130,30 @@ STERNA_CLONES void rotate_token(const T* x, const float* cos, const float* sin, 
     }
 }
 
+// The scores of one head become weights that add up to 1 / the number returned.
+STERNA_CLONES float softened(float* scores, int64_t count) {
+  float largest = scores[0];
+  for (int64_t t = 1; t < count; ++t) largest = scores[t] > largest ? scores[t] : largest;
+  for (int64_t t = 0; t < count; ++t) scores[t] = exponential(scores[t] - largest);
+  return 1 / sum_of(count, [=](int64_t t) { return scores[t]; });
+}
+
+STERNA_CLONES void score(const float* q, const float* keys, float scale, int64_t size, int64_t count, float* scores) {
+  for (int64_t t = 0; t < count; ++t)
+    scores[t] = scale * sum_of(size, [=](int64_t i) { return q[i] * keys[t * size + i]; });
+}
+
+STERNA_CLONES void mix(const float* weights, const float* values, float factor, int64_t size, int64_t count, float* y) {
+  for (int64_t i = 0; i < size; ++i) y[i] = 0;
+  for (int64_t t = 0; t < count; ++t)
+    for (int64_t i = 0; i < size; ++i) y[i] += weights[t] * values[t * size + i];
+  for (int64_t i = 0; i < size; ++i) y[i] *= factor;
+}
+
+STERNA_CLONES float dot_row(const float* x, const float* y, int64_t length) {
+  return sum_of(length, [=](int64_t i) { return x[i] * y[i]; });
+}
+
 template <class Body>
 void for_each_row(int64_t rows, int64_t length, Body body) {
   const int64_t at_once = std::max<int64_t>(1, kItemElements / length);
@@ -224,5 +248,22 @@ void rotate(Rows x, const float* cos, const float* sin, float sign, int64_t toke
     });
   });
 }
+
+void attend(const float* q, const float* keys, const float* values, int64_t heads, int64_t kv_heads, int64_t size,
+            int64_t capacity, int64_t count, float* y) {
+  const float scale = 1 / std::sqrt(static_cast<float>(size));
+  const int64_t shared_by = heads / kv_heads;
+  // Four passes over as many elements as there are keys for each head: scores, softmax, values, sums.
+  for_each_item(heads, heads * count * size * kElementWork, [&](int64_t head) {
+    thread_local std::vector<float> scores;
+    scores.resize(std::max<size_t>(scores.size(), count));
+    const int64_t from = head / shared_by * capacity * size;
+    score(q + head * size, keys + from, scale, size, count, scores.data());
+    const float factor = softened(scores.data(), count);
+    mix(scores.data(), values + from, factor, size, count, y + head * size);
+  });
+}
+
+float dot(const float* x, const float* y, int64_t length) { return dot_row(x, y, length); }
 
 }  // namespace sterna

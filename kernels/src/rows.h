@@ -38,4 +38,12 @@ void gated_backward(Activation act, const float* g, Rows gate, Rows up, const fl
 void rotate(Rows x, const float* cos, const float* sin, float sign, int64_t tokens, int64_t period, int64_t heads,
             int64_t size, bool to_bfloat16, void* y);
 
+// The attention of one token, y [heads][size] = softmax(q k^T / sqrt(size)) v: q [heads][size], the first `count`
+// rows of keys and values [kv_heads][capacity][size]; heads / kv_heads heads in a row share theirs.
+void attend(const float* q, const float* keys, const float* values, int64_t heads, int64_t kv_heads, int64_t size,
+            int64_t capacity, int64_t count, float* y);
+
+// The sum of x[i] y[i], in 64 interleaved parts.
+float dot(const float* x, const float* y, int64_t length);
+
 }  // namespace sterna

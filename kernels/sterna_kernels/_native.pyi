@@ -1,5 +1,7 @@
 """Ternary products in C++; private to sterna_kernels."""
 
+from collections.abc import Sequence
+
 def forward(
     packed: int,
     n: int,
@@ -74,6 +76,30 @@ def rotate(
     size: int,
     to_bfloat16: bool,
     y: int,
+) -> None: ...
+
+class TokenLayer:
+    pass
+
+def token_layer(
+    heads: int,
+    kv_heads: int,
+    head_size: int,
+    act: str,
+    eps: float,
+    linears: Sequence[Sequence[tuple[int, int, int, float, int, int]]],
+    norms: Sequence[int],
+) -> TokenLayer: ...
+def pass_token(
+    layer: TokenLayer,
+    adapter: Sequence[tuple[int, int, int]],
+    cos: int,
+    sin: int,
+    keys: int,
+    values: int,
+    capacity: int,
+    length: int,
+    h: int,
 ) -> None: ...
 def int8_forward(codes: int, scales: int, n: int, k: int, x: int, rows: int, y: int) -> None: ...
 def int8_backward(codes: int, scales: int, n: int, k: int, g: int, rows: int, dx: int) -> None: ...

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sterna_kernels.torch import TernaryLinear
 from sterna_kernels.torch_thin import product, product_t, weights_of
+from sterna_kernels.torch_token import LINEARS, NO_ADAPTER, LowRank
 from sterna_protocol.merge.adapter import STATE_EXPONENT, Adapter
 from sterna_protocol.merge.scheme import Part, a_exponent, a_signs, delta_parts, delta_size, subspace_of
 from sterna_protocol.swarm.charter import AdapterScheme
@@ -103,6 +104,12 @@ class Lora:
             y = linear.forward(x) + inner @ found.right
         return y.to(torch.bfloat16) if to_bfloat16 else y
 
+    def low_ranks(self, layer: int) -> list[LowRank] | None:
+        """The factors of a layer, as a token takes them along; None while they train."""
+        if self.gradient is not None:
+            return None
+        return [self._low_rank(f"layers.{layer}.{name}") for name in LINEARS]
+
     def values_changed(self) -> None:
         """Take over new ``values``: called after each optimiser step."""
         for factors in self._factors.values():
@@ -139,6 +146,12 @@ class Lora:
             trained_b=trained_b,
             copies=trains and not alone and trained_a is None,
         )
+
+    def _low_rank(self, name: str) -> LowRank:
+        found = self._factors.get(name)
+        if found is None or found.right is None:
+            return NO_ADAPTER
+        return found.a.data_ptr(), found.right.data_ptr(), found.a.shape[0]
 
     def _parameter(self, part: Part) -> nn.Parameter:
         """A view of ``values`` whose gradient is the same view of ``gradient``: one step moves all."""

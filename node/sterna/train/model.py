@@ -34,9 +34,12 @@ from sterna_kernels.torch_rows import (
     rms_norm_beside,
     rotated,
 )
+from sterna_kernels.torch_token import LINEARS, NO_ADAPTER, LowRank, TokenLayer
 
 BFLOAT16_TOKENS = 64
 """From so many tokens on, attention in bfloat16 is worth its conversions on a processor with AMX."""
+
+NO_ADAPTERS = [NO_ADAPTER] * len(LINEARS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ class Correction(Protocol):
 
     def applied(self, name: str, linear: TernaryLinear, x: Tensor, *, to_bfloat16: bool = False) -> Tensor:
         """What the linear ``name`` gives at ``x``, corrected and, if asked, rounded."""
+
+    def low_ranks(self, layer: int) -> Sequence[LowRank] | None:
+        """Its factors of each of LINEARS, where they are all there is to it; None while they train."""
 
 
 KEEP_ALL = Keeping()
@@ -96,6 +102,7 @@ class _Layer:
     linears: Mapping[str, TernaryLinear | PlaneSum]
     norms: Mapping[str, Tensor]
     packed: Sequence[NDArray[np.uint8]]
+    token: TokenLayer | None
 
     def release_pages(self) -> None:
         for matrix in self.packed:
@@ -160,6 +167,9 @@ class Decoder:
             raise ValueError(f"{end} tokens, there is room for {room}")
         cos, sin = self._rotation(start, end)
         h = self._embedded(tokens)
+        if cache is not None and tokens.size == 1 and self._passes_token(h, cos, sin, lora, cache):
+            cache.length = end
+            return rms_norm(h, self._final_norm, self.architecture.norm_eps)
         fleeting = _Pass(
             cos,
             sin,
@@ -196,6 +206,22 @@ class Decoder:
         return tokens * (
             kept * (2 if rounded else 4) + seen * (2 if rounded and self._rounds_attention else 4)
         )
+
+    def _passes_token(
+        self, h: Tensor, cos: Tensor, sin: Tensor, lora: Correction | None, cache: KeyValueCache
+    ) -> bool:
+        """Take a lone token through all layers, ``h`` in place; False where it has to go the long way."""
+        if torch.is_grad_enabled():
+            return False
+        for number, layer in enumerate(self._layers):
+            adapter = NO_ADAPTERS if lora is None else lora.low_ranks(number)
+            if layer.token is None or adapter is None:
+                return False
+            keys, values = cache.keys[number, 0], cache.values[number, 0]
+            layer.token.pass_token(
+                h, adapter, cos=cos, sin=sin, keys=keys, values=values, length=cache.length
+            )
+        return True
 
     def _layer(self, number: int, h: Tensor, pass_: _Pass) -> Tensor:
         layer = self._layers[number]
@@ -265,20 +291,26 @@ class Decoder:
         return cos[start:end], sin[start:end]
 
     def _open_layer(self, base: Base, layer: int) -> _Layer:
-        prefix = f"layers.{layer}."
+        prefix, a = f"layers.{layer}.", base.architecture
         planes = {
             name.removeprefix(prefix): base.planes(name)
-            for name, _, _ in base.architecture.linears()
+            for name, _, _ in a.linears()
             if name.startswith(prefix)
         }
+        norms = {
+            name.removeprefix(prefix): torch.tensor(base.vector(name))
+            for name, _ in a.vectors()
+            if name.startswith(prefix)
+        }
+        token = None
+        if a.gated:
+            sizes = {"heads": a.heads, "kv_heads": a.kv_heads, "head_size": a.head_size}
+            token = TokenLayer(planes, norms, **sizes, activation=a.activation, eps=a.norm_eps)
         return _Layer(
             linears={name: frozen_linear(of_one, backward=self._backward) for name, of_one in planes.items()},
+            norms=norms,
             packed=[plane.packed for of_one in planes.values() for plane in of_one],
-            norms={
-                name.removeprefix(prefix): torch.tensor(base.vector(name))
-                for name, _ in base.architecture.vectors()
-                if name.startswith(prefix)
-            },
+            token=token,
         )
 
 

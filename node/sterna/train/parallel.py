@@ -102,6 +102,9 @@ class _ManyLoras:
         corrected: Tensor = _Correction.apply(y, x, self._asks, self._factors[name], self._scale)  # type: ignore[no-untyped-call]
         return corrected.to(torch.bfloat16) if to_bfloat16 else corrected
 
+    def low_ranks(self, layer: int) -> None:
+        """None: these factors train."""
+
     def values_changed(self) -> None:
         """Take over new ``values``."""
         for factors in self._factors.values():

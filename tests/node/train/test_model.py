@@ -69,13 +69,15 @@ def test_no_token_sees_a_later_one(tmp_path):
     assert not torch.equal(before[:, 11:], after[:, 11:])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("sequences", [1, 2])
 @pytest.mark.parametrize("pieces", [[19], [1] * 19, [7, 1, 1, 10], [18, 1]], ids=str)
-def test_reading_in_pieces_with_a_cache_equals_reading_at_once(tmp_path, pieces):
+def test_reading_in_pieces_with_a_cache_equals_reading_at_once(tmp_path, pieces, sequences):
     base = tiny_base(tmp_path)
-    tokens = tokens_for(base, sequences=2)
+    tokens = tokens_for(base, sequences=sequences)
     decoder = Decoder(base, backward="fp32")
     whole = decoder.hidden(tokens)
-    cache = KeyValueCache(base.architecture, sequences=2, tokens=19)
+    cache = KeyValueCache(base.architecture, sequences=sequences, tokens=19)
     parts, start = [], 0
     for piece in pieces:
         parts.append(decoder.hidden(tokens[:, start : start + piece], cache=cache))
