@@ -35,14 +35,25 @@ bool holds_soon(std::chrono::microseconds limit, Condition condition) {
   return false;
 }
 
+// Whoever asks for a loop takes its items from the first one on, helpers take them from `share` on, and who is through
+// with its part goes on from the far end of the other's. So a core gets much the same items in one loop after another,
+// neighbours in a row, and finds in its cache what the last loop left there.
 struct Loop {
   int64_t items;
   void (*body)(void*, int64_t);
   void* context;
-  std::atomic<int64_t> next{0};
+  int64_t share = items;
+  std::atomic<int64_t> taken{0}, by_helpers{0};
 
   void work() {
-    for (int64_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) body(context, item);
+    for (int64_t i = 0; taken.fetch_add(1) < items; ++i) body(context, i < share ? i : items - 1 - (i - share));
+  }
+
+  void help() {
+    while (taken.fetch_add(1) < items) {
+      const int64_t i = share + by_helpers.fetch_add(1);
+      body(context, i < items ? i : share - 1 - (i - items));
+    }
   }
 };
 
@@ -61,6 +72,7 @@ class Helpers {
       loop.work();
       return;
     }
+    loop.share = loop.items / (helpers + 1);
     {
       const std::lock_guard lock(mutex_);
       for (; threads_ < helpers; ++threads_) std::thread(&Helpers::help, this).detach();
@@ -96,7 +108,7 @@ class Helpers {
       ++inside_;
       Loop& loop = *loop_;
       lock.unlock();
-      loop.work();
+      loop.help();
       lock.lock();
       if (--inside_ == 0) left_.notify_one();
       lock.unlock();
@@ -128,8 +140,8 @@ Helpers& helpers() {
 
 }  // namespace
 
-// Items come from a shared counter, never from a static split: when another process holds one of the cores, the
-// other threads take over the items. How many threads there may be is OpenMP's figure, which torch sets.
+// Items are handed out one by one, never split beforehand: when another process holds one of the cores, the other
+// threads take over the items. How many threads there may be is OpenMP's figure, which torch sets.
 void for_each_item(int64_t items, int64_t work, void (*body)(void*, int64_t), void* context) {
   Loop loop = {items, body, context};
   const int threads = static_cast<int>(std::min<int64_t>(omp_get_max_threads(), items));
