@@ -26,7 +26,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +61,9 @@ HELD_OUT_TOKENS = 2048
 LOOK_TOKENS = 768
 """Held-out tokens of each part behind the loss at the end, and behind one on the way."""
 
+NAME_HEIGHT = 0.023
+"""Nats per token that a name in the plot takes."""
+
 BASE = builtin_bases()["nano"]
 
 
@@ -91,12 +94,34 @@ class Trial:
     tuned_as: str = ""
 
 
-def _cycle(subspaces: int, codec: str, *, feedback: bool = False) -> Trial:
+def _cycle(
+    subspaces: int,
+    codec: str,
+    *,
+    feedback: bool = False,
+    unbiased: bool = False,
+    overshoot: float = 1.0,
+    outer_rate: float = 1.0,
+) -> Trial:
     return Trial(
         scheme="cycle",
         subspaces=subspaces,
         codec=codec,
         feedback=feedback,
+        unbiased=unbiased,
+        overshoot=overshoot,
+        outer_rate=outer_rate,
+        tuned_as="cycle K=4",
+    )
+
+
+def _fixed(codec: str, *, rank: int = 8, overshoot: float = 1.0) -> Trial:
+    return Trial(
+        scheme="fixed",
+        rank=rank,
+        codec=codec,
+        feedback=codec == "top2",
+        overshoot=overshoot,
         tuned_as="cycle K=4",
     )
 
@@ -110,37 +135,29 @@ TRIALS = {
     "pair momentum": Trial(scheme="pair", momentum=0.9, outer_rate=0.7),
     "cycle K=8 ternary": _cycle(8, "ternary"),
     "svd": Trial(scheme="svd"),
-    "fixed r=8": Trial(scheme="fixed", tuned_as="cycle K=4"),
-    "fixed r=8 ternary": Trial(scheme="fixed", codec="ternary", tuned_as="cycle K=4"),
-    "fixed r=16 ternary": Trial(scheme="fixed", rank=16, codec="ternary", tuned_as="cycle K=4"),
-    "fixed r=32 ternary": Trial(scheme="fixed", rank=32, codec="ternary", tuned_as="cycle K=4"),
+    "fixed r=8": _fixed("fp32"),
+    "fixed r=8 ternary": _fixed("ternary"),
+    "fixed r=16 ternary": _fixed("ternary", rank=16),
+    "fixed r=32 ternary": _fixed("ternary", rank=32),
     "pair ternary": Trial(scheme="pair", codec="ternary", tuned_as="pair"),
     "cycle K=4 momentum": Trial(scheme="cycle", subspaces=4, momentum=0.9, outer_rate=0.7),
     "cycle K=4 int8": _cycle(4, "int8"),
     "cycle K=4 int4": _cycle(4, "int4"),
     "cycle K=4 ternary feedback": _cycle(4, "ternary", feedback=True),
+    "cycle K=4 ternary unbiased": _cycle(4, "ternary", unbiased=True),
+    "cycle K=4 ternary unbiased outer 1.5": _cycle(4, "ternary", unbiased=True, outer_rate=1.5),
+    "cycle K=4 outer 1.5": _cycle(4, "fp32", outer_rate=1.5),
     "cycle K=4 top2": _cycle(4, "top2"),
     "cycle K=4 top2 feedback": _cycle(4, "top2", feedback=True),
-    "fixed r=8 top2 feedback": Trial(scheme="fixed", codec="top2", feedback=True, tuned_as="cycle K=4"),
-    "cycle K=4 ternary unbiased": replace(_cycle(4, "ternary"), unbiased=True),
-    "cycle K=4 outer 1.5": replace(_cycle(4, "fp32"), outer_rate=1.5),
-    "cycle K=4 ternary unbiased outer 1.5": replace(_cycle(4, "ternary"), unbiased=True, outer_rate=1.5),
-    "cycle K=4 top2 overshoot": replace(_cycle(4, "top2", feedback=True), overshoot=1.5),
-    "cycle K=4 top2 overshoot 2": replace(_cycle(4, "top2", feedback=True), overshoot=2.0),
-    "cycle K=4 top2 overshoot 4": replace(_cycle(4, "top2", feedback=True), overshoot=4.0),
-    "cycle K=2 top2 overshoot 2": replace(_cycle(2, "top2", feedback=True), overshoot=2.0),
-    "fixed r=8 top2 overshoot": Trial(
-        scheme="fixed", codec="top2", feedback=True, overshoot=1.5, tuned_as="cycle K=4"
-    ),
-    "fixed r=8 top2 overshoot 1.75": Trial(
-        scheme="fixed", codec="top2", feedback=True, overshoot=1.75, tuned_as="cycle K=4"
-    ),
-    "fixed r=8 top2 overshoot 2": Trial(
-        scheme="fixed", codec="top2", feedback=True, overshoot=2.0, tuned_as="cycle K=4"
-    ),
-    "fixed r=8 top2 overshoot 3": Trial(
-        scheme="fixed", codec="top2", feedback=True, overshoot=3.0, tuned_as="cycle K=4"
-    ),
+    "cycle K=4 top2 overshoot": _cycle(4, "top2", feedback=True, overshoot=1.5),
+    "cycle K=4 top2 overshoot 2": _cycle(4, "top2", feedback=True, overshoot=2.0),
+    "cycle K=4 top2 overshoot 4": _cycle(4, "top2", feedback=True, overshoot=4.0),
+    "cycle K=2 top2 overshoot 2": _cycle(2, "top2", feedback=True, overshoot=2.0),
+    "fixed r=8 top2 feedback": _fixed("top2"),
+    "fixed r=8 top2 overshoot": _fixed("top2", overshoot=1.5),
+    "fixed r=8 top2 overshoot 1.75": _fixed("top2", overshoot=1.75),
+    "fixed r=8 top2 overshoot 2": _fixed("top2", overshoot=2.0),
+    "fixed r=8 top2 overshoot 3": _fixed("top2", overshoot=3.0),
 }
 
 FIRST_RATES = {"cycle": 0.016, "fixed": 0.016, "pair": 0.008, "svd": 0.008, "central": 0.008}
@@ -519,8 +536,13 @@ def draw(options: argparse.Namespace) -> None:
     rows = [row for row in read_rows(options.results) if row["clients"] == options.clients]
     rows = [row for row in rows if row["run"] == rows[0]["run"]]
     figure, axes = plt.subplots(figsize=(7, 4.2))
+    named: dict[float, float] = {}  # where the last name stands among those of the same bytes
     colours = {"cycle": "C0", "fixed": "C1", "pair": "C2", "svd": "C3"}
-    for name in dict.fromkeys(row["trial"] for row in rows):
+    by_mean = sorted(
+        dict.fromkeys(row["trial"] for row in rows),
+        key=lambda name: statistics.mean(row["after"][-1] for row in rows if row["trial"] == name),
+    )
+    for name in by_mean:
         mine = [row for row in rows if row["trial"] == name]
         ends = [row["after"][-1] for row in mine]
         mean = statistics.mean(ends)
@@ -530,7 +552,8 @@ def draw(options: argparse.Namespace) -> None:
         sent = mine[0]["bytes"] / 1000
         spread = [[mean - min(ends)], [max(ends) - mean]]
         axes.errorbar(sent, mean, yerr=spread, fmt="o", color=colours[TRIALS[name].scheme], markersize=4)
-        axes.annotate(name, (sent, mean), textcoords="offset points", xytext=(5, 3), fontsize=7)
+        named[sent] = max(mean, named.get(sent, 0) + NAME_HEIGHT)
+        axes.annotate(name, (sent, named[sent]), textcoords="offset points", xytext=(5, -2), fontsize=7)
     axes.set(xscale="log", xlim=(3, 2500))  # room for the names on the right
     axes.set(xlabel="kB a peer sends in a round", ylabel="held-out loss, nats per token")
     axes.legend(fontsize=8)
