@@ -81,15 +81,17 @@ void multiply(const PanelTask& t) {
   if (r < rows) multiply_rows<1>(t, r);
 }
 
-// Sums of one row of blocks, in memory between its blocks: at 1 and, for the odd fields, at 4 times their value.
+// Four times the sums of one row of blocks, in memory between its blocks.
 struct GemvSums {
-  __m256i even[2], odd[2];
+  __m256i of[2];
 };
 
-// One block of one row. A block adds 8 pairs to each int16 sum, which is 8 * 2 * 4 * 3 * 128 = 24576 at most.
+// One block of one row. A block adds 8 pairs to each int16 sum, which is 8 * 2 * 4 * 3 * 128 = 24576 at most. Odd
+// fields stay in their bytes, at four times their value; even ones are brought there when the sums are widened.
 [[gnu::always_inline]] inline void gemv_block(const uint8_t* p, const int8_t* a, int64_t ahead, GemvSums& total) {
-  const __m256i even = _mm256_set1_epi8(0x03), odd = _mm256_set1_epi8(0x0c), ones = _mm256_set1_epi16(1);
-  __m256i sum[2] = {}, sum4[2] = {};
+  const __m256i even = _mm256_set1_epi8(0x03), odd = _mm256_set1_epi8(0x0c);
+  const __m256i ones = _mm256_set1_epi16(1), fours = _mm256_set1_epi16(4);
+  __m256i sum[2], sum4[2];
 #pragma GCC unroll 4
   for (int q = 0; q < 4; ++q, p += 64, a += 16) {
     _mm_prefetch(reinterpret_cast<const char*>(p + ahead), _MM_HINT_T0);
@@ -97,22 +99,26 @@ struct GemvSums {
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
       const __m256i v = load(p + 32 * h), upper = _mm256_srli_epi16(v, 4);
-      add_pairs(sum[h], _mm256_and_si256(v, even), x0);
-      add_pairs(sum4[h], _mm256_and_si256(v, odd), x1);
+      if (q == 0) {
+        sum[h] = pairs_of(_mm256_and_si256(v, even), x0);
+        sum4[h] = pairs_of(_mm256_and_si256(v, odd), x1);
+      } else {
+        add_pairs(sum[h], _mm256_and_si256(v, even), x0);
+        add_pairs(sum4[h], _mm256_and_si256(v, odd), x1);
+      }
       add_pairs(sum[h], _mm256_and_si256(upper, even), x2);
       add_pairs(sum4[h], _mm256_and_si256(upper, odd), x3);
     }
   }
 #pragma GCC unroll 2
   for (int h = 0; h < 2; ++h) {
-    total.even[h] = _mm256_add_epi32(total.even[h], _mm256_madd_epi16(sum[h], ones));
-    total.odd[h] = _mm256_add_epi32(total.odd[h], _mm256_madd_epi16(sum4[h], ones));
+    const __m256i block = _mm256_add_epi32(_mm256_madd_epi16(sum[h], fours), _mm256_madd_epi16(sum4[h], ones));
+    total.of[h] = _mm256_add_epi32(total.of[h], block);
   }
 }
 
-// Fields stay in their bytes; one shift at the end undoes it.
 [[gnu::always_inline]] inline __m256i gemv_total(const GemvSums& sums, int half) {
-  return _mm256_add_epi32(sums.even[half], _mm256_srai_epi32(sums.odd[half], 2));
+  return _mm256_srai_epi32(sums.of[half], 2);
 }
 
 }  // namespace
