@@ -47,6 +47,8 @@ def run_in_processes(lines: Sequence[str], processes: int) -> Iterator[str]:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            # A Ctrl-C is for the command alone, which then ends its processes.
+            start_new_session=True,
             # Trials run side by side; none of them takes more than its own core.
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

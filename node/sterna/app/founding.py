@@ -14,7 +14,7 @@ from sterna.errors import ConfigError
 from sterna.home import BASES, home_folder
 from sterna.train.base import Base, builtin_bases, open_base
 from sterna_protocol.swarm.charter import Charter, SignedCharter, sign_charter
-from sterna_protocol.swarm.defaults import default_charter
+from sterna_protocol.swarm.defaults import TOKENS_PER_SEQUENCE, default_charter
 from sterna_protocol.wire.signing import SigningKey
 
 Rule = Literal["mean", "clip+mean", "median", "trimmed", "nnm+trimmed", "clip+filter"]
@@ -99,6 +99,7 @@ def found(base: FoundBase, key: SigningKey, choices: FoundingChoices) -> SignedC
             tokenizer=hashlib.sha256(base.base.tokenizer_json).digest(),
             layers=architecture.layers,
             linears=architecture.linears_of_a_layer(),
+            tokens_per_sequence=min(TOKENS_PER_SEQUENCE, architecture.max_context),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

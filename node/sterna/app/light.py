@@ -18,6 +18,7 @@ from sterna.formats.peft import write_peft
 from sterna.net import Net, NetConfig, PeerConnected, PeerDisconnected, open_net
 from sterna.swarm.light import LightPeer
 from sterna.swarm.unmerge import unmerge
+from sterna_protocol.errors import MalformedMessage
 from sterna_protocol.merge.adapter import Adapter, encode_adapter
 from sterna_protocol.swarm.charter import Charter, SignedCharter
 from sterna_protocol.swarm.invitation import decode_invitation
@@ -84,7 +85,8 @@ async def verify_round(ticket_text: str, round_: int | None, *, timeout: float) 
 
     Raises:
         VerificationError: the certificate does not follow from its deltas, or from the chain before it.
-        Unreachable: nobody of the swarm answers, or the round is not certified yet.
+        ConfigError: the round is not certified yet.
+        Unreachable: nobody of the swarm answers.
     """
     ticket = decode_ticket(ticket_text)
     async with open_light_peer(ticket, timeout=timeout) as light:
@@ -94,7 +96,7 @@ async def verify_round(ticket_text: str, round_: int | None, *, timeout: float) 
         wanted = chain.round_ - 1 if round_ is None else round_
         certificate = chain.at(wanted)
         if certificate is None:
-            raise Unreachable(f"round {wanted} is not certified; the newest is {chain.round_ - 1}")
+            raise ConfigError(f"round {wanted} is not certified; the newest is {chain.round_ - 1}")
         how = "void"
         if certificate.decision.entries:
             how = "recomputed"
@@ -122,12 +124,16 @@ async def verify_without(
     """Replay the slates up to a round without the deltas of ``peer``, and write that adapter; what was done.
 
     Raises:
-        MalformedMessage: the ticket or the peer id is not one.
-        ConfigError: the peer has no delta there, or the format cannot hold the result.
+        MalformedMessage: the ticket is not one.
+        ConfigError: the peer id is not one or has no delta there, or the format cannot hold the result.
         Unreachable: nobody of the swarm answers, or what would be replayed is no longer served.
         VerificationError: what the peers show contradicts the ticket.
     """
-    ticket, author = decode_ticket(ticket_text), parse_peer_name(peer)
+    ticket = decode_ticket(ticket_text)
+    try:
+        author = parse_peer_name(peer)
+    except MalformedMessage as error:
+        raise ConfigError(f"{error}; `sterna peers` lists them") from error
     if format_ is Format.STERNA:
         raise ConfigError(
             "no certificate stands for an adapter without a peer, so that it cannot prove itself: "

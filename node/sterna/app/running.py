@@ -90,7 +90,8 @@ class RunningNode:
             NodeError: the network process cannot be kept alive.
         """
         self._display.event("listening", addresses=" ".join(self._net.addresses))
-        self._display.event("ticket", ticket=self._ticket())
+        is_open = self._signed.charter.admission.mode == "open"
+        self._display.event("ticket", ticket=self._ticket(), invites=is_open or bool(self._invitation))
         self._driver.changed = self._mark_changed
         try:
             async with asyncio.TaskGroup() as group:

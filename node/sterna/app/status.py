@@ -29,7 +29,7 @@ def read_status(home: Path) -> dict[str, Any] | None:
     """The last status a node of this home wrote, with ``running`` added; ``None`` if there is none."""
     try:
         status: dict[str, Any] = json.loads((home / STATUS_FILE).read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     status["running"] = _is_alive(int(status.get("pid", 0)))
     return status

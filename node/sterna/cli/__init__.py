@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from pathlib import Path
 
 import typer
 
+from sterna.__main__ import EXIT_INTERRUPTED
 from sterna.cli import (
     base,
     bench,
@@ -32,8 +34,6 @@ EXIT_INTERNAL = 70
 
 EXIT_PROTOCOL = 6
 """What came from a peer or a ticket is not what it claims to be; the same code as a failed verification."""
-
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="sterna",
@@ -66,7 +66,9 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Run one command and end the process with its exit code (docs/howto/exit-codes.md)."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLines("%(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     sys.exit(run(sys.argv[1:]))
 
 
@@ -81,15 +83,34 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never reads a traceback
-        return fail(_record_crash(error), EXIT_INTERNAL)
+        return fail(_record_crash(error, _home(arguments)), EXIT_INTERNAL)
     return 0
 
 
-def _record_crash(error: Exception) -> str:
+class LogLines(logging.Formatter):
+    """One line a record, with what it carries beside its name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        plain = logging.makeLogRecord({}).__dict__
+        details = [f"{key}={value}" for key, value in record.__dict__.items() if key not in plain]
+        return " ".join([super().format(record), *details])
+
+
+def _home(arguments: list[str]) -> Path | None:
+    """What --home says, as far as that can be told of arguments that led to a bug."""
+    for place, word in enumerate(arguments):
+        if word == "--home" and place + 1 < len(arguments):
+            return Path(arguments[place + 1])
+        if word.startswith("--home="):
+            return Path(word.removeprefix("--home="))
+    return None
+
+
+def _record_crash(error: Exception, home: Path | None) -> str:
     report = "".join(traceback.format_exception(error))
     summary = f"internal error: {type(error).__name__}: {error}".splitlines()[0]
     try:
-        path = home_folder(None) / "crash.log"
+        path = home_folder(home) / "crash.log"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_text(report)
     except OSError:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sterna.app.chat import ChatOptions, Conversation, open_conversation
-from sterna.cli.output import HomeOption, JsonFlag, console, emit
+from sterna.cli.output import MAX_SEED, HomeOption, JsonFlag, console, emit
 
 
 def chat(
@@ -22,7 +22,7 @@ def chat(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without roles.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 120,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the sampling.")] = 0,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from sterna.app.node import NodeOptions, join_swarm, resume_swarm
 from sterna.app.running import Display
-from sterna.cli.output import HomeOption, JsonFlag, console, emit
+from sterna.cli.output import MAX_SEED, HomeOption, JsonFlag, console, emit
 from sterna.swarm.gate import DEFAULT_TOLERANCE
 
 DataOption = Annotated[
@@ -30,8 +30,10 @@ ListenOption = Annotated[
 UntilOption = Annotated[
     int | None, typer.Option(min=1, help="Train up to this round, then only vote and serve.")
 ]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads for training.")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of data order, for repeatable runs.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, max=256, help="CPU threads for training.")]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, max=MAX_SEED // 2, help="Seed of data order, for repeatable runs.")
+]
 ToleranceOption = Annotated[
     float,
     typer.Option(
@@ -119,9 +121,13 @@ class _Lines:
     """One line an event, for a person."""
 
     def event(self, name: str, **fields: Any) -> None:
-        if name == "ticket":
+        if name == "ticket" and fields["invites"]:
             console.print("Others join with:\n")
             console.print(f"  sterna join {fields['ticket']} --data FILE\n", soft_wrap=True)
+            return
+        if name == "ticket":
+            console.print("Others, without joining, pull and verify the adapter with:\n")
+            console.print(f"  sterna pull {fields['ticket']} --format peft -o adapter/\n", soft_wrap=True)
             return
         text = "  ".join(f"{key} {value}" for key, value in fields.items())
         console.print(f"{name:<18} {text}", soft_wrap=True)

@@ -15,6 +15,8 @@ HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of this node's key and state. [default: ~/.sterna]")
 ]
 
+MAX_SEED = 2**63 - 1
+
 console = Console(highlight=False, markup=False)
 """Standard output, for results."""
 

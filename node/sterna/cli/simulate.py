@@ -59,7 +59,7 @@ def simulate(
     results: Annotated[
         Path | None, typer.Option(help="Where they are kept, a line of JSON each. [default: FILE.jsonl]")
     ] = None,
-    processes: Annotated[int, typer.Option(help="Trials of a grid at a time.")] = os.cpu_count() or 1,
+    processes: Annotated[int, typer.Option(min=1, help="Trials of a grid at a time.")] = os.cpu_count() or 1,
     engine: Annotated[str, typer.Option(help="Where a grid runs: local, or ray (sterna[ray]).")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster. [default: this machine]")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the last run to this file.")] = None,

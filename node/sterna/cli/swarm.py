@@ -46,7 +46,7 @@ def create(
         typer.Option(help="invite: who was invited. psk: nobody else can even connect. open: anybody."),
     ] = None,
     train_seconds: Annotated[
-        float | None, typer.Option(min=1, help="Longest time a round waits for deltas.")
+        float | None, typer.Option(min=1, max=604_800, help="Longest time a round waits for deltas.")
     ] = None,
     listen: ListenOption = None,
     until_round: UntilOption = None,

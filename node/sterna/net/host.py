@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -277,11 +278,34 @@ async def open_host(
     hardening.dial_nobody(swarm)
     async with background_trio_service(swarm) as manager:
         hardening.contain(manager, "swarm")
+        for address in addresses:
+            _require_free(address)
         await swarm.listen(*addresses)
         if len(swarm.listeners) < len(addresses):
             failed = [str(address) for address in addresses if str(address) not in swarm.listeners]
             raise ConfigError(f"cannot listen on {', '.join(failed)}: is it our address, is the port free?")
         yield Host(libp2p, blame)
+
+
+def _require_free(address: Multiaddr) -> None:
+    """py-libp2p shares a port with whoever listens on it already, and each then gets half of the connections.
+
+    Raises:
+        ConfigError: somebody listens there.
+    """
+    parts = str(address).split("/")
+    if len(parts) < 5 or parts[3] != "tcp" or parts[4] == "0":
+        return
+    family = socket.AF_INET6 if parts[1] == "ip6" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # A port whose last connections are still fading away is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((parts[2], int(parts[4])))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {address}: {error.strerror}; is it our address, is the port free?"
+            ) from error
 
 
 def _concrete(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:

@@ -113,6 +113,10 @@ class Trial:
             )
         if self.attack == CROWD and self.admission == "trust":
             raise ConfigError(f"--attack {CROWD} needs a door: give --admission invite or open")
+        if self.byzantine and not cast(self).attacks:
+            raise ConfigError(
+                f"--byzantine {self.byzantine:g} makes none of {self.peers} peers attack: give a larger share"
+            )
         if not 0 <= self.trim <= MAX_TRIM_PERCENT:
             raise ConfigError(f"--trim {self.trim} is out of range: give 0 to {MAX_TRIM_PERCENT}")
         if self.sharing not in get_args(Sharing):

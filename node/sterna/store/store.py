@@ -450,8 +450,8 @@ class Store:
         """Delete the blobs that no promise covers; the bytes that this freed.
 
         Kept are ``also_keep`` (what the open round has fetched), each swarm's base and pending delta, what
-        sparse deltas left out, the adapter that is served, and the slates and adapters of its last
-        ``retention_rounds`` certificates.
+        sparse deltas left out, the adapter that is served, the slates and adapters of its last
+        ``retention_rounds`` certificates, and the adapter that the first of these started from.
         """
         return self.blobs.collect(self._promised() | also_keep)
 
@@ -464,12 +464,13 @@ class Store:
             keep.add(charter.base)
             newest = self._journal.read(
                 "SELECT frame FROM certificate WHERE swarm = ? ORDER BY round DESC LIMIT ?",
-                (membership.swarm, charter.limits.retention_rounds),
+                (membership.swarm, charter.limits.retention_rounds + 1),
             )
-            for (frame,) in newest:
+            for age, (frame,) in enumerate(newest):
                 decision = Certificate.decode(cast(bytes, frame)[1:]).decision
                 keep.add(decision.adapter)
-                keep.update(entry.delta for entry in decision.entries)
+                if age < charter.limits.retention_rounds:
+                    keep.update(entry.delta for entry in decision.entries)
         return keep
 
 

@@ -38,35 +38,34 @@ class Unmerged:
 async def unmerge(light: LightPeer, charter: Charter, chain: Chain, peer: bytes, round_: int) -> Unmerged:
     """Replay the slates up to ``round_`` without the deltas of ``peer``.
 
+    The peer is its owner: deltas under keys that were rotated count too.
     From the first round with a delta of the peer on, each slate is merged again: what a rule makes of the
     others (a median, say) depends on who else is there. Deltas that the others trained meanwhile stay what
     they are, although they were trained from adapters with the peer's share.
 
     Raises:
-        ConfigError: no slate up to ``round_`` holds a delta of the peer.
+        ConfigError: no slate up to ``round_`` holds a delta of the peer, or that round is not certified yet.
         Unreachable: nobody serves the deltas of the newest round with a delta of the peer any more.
     """
     decisions = {number: _decision(chain, number) for number in range(1, round_ + 1)}
+    names = _names(chain, peer)
     contributed = tuple(
         number
         for number, decision in decisions.items()
-        if any(entry.author == peer for entry in decision.entries)
+        if any(entry.author in names for entry in decision.entries)
     )
     if not contributed:
         raise ConfigError(
             f"{peer_name(peer)} has no delta in rounds 1 to {round_}; sterna peers and rounds show who has"
         )
-    slates, start = await _served(light, charter, decisions, peer, contributed[0])
-    if start is None or start > contributed[-1]:
+    slates, first = await _served(light, charter, decisions, names, contributed[0])
+    start, adapter = await _start(light, charter, chain, first, contributed[-1])
+    if adapter is None:
         raise Unreachable(
             f"the deltas of round {contributed[-1]} are no longer served, so that nothing of "
             f"{peer_name(peer)} can be taken out; charter: they are kept for "
             f"{charter.limits.retention_rounds} rounds"
         )
-    before = chain.adapter_before(start)
-    if before is None:
-        raise Unreachable(f"the adapter before round {start} is not in the chain")
-    adapter = await light.adapter(charter, before)
     replayed = tuple(range(start, round_ + 1))
     for number in replayed:
         adapter = await asyncio.to_thread(
@@ -84,17 +83,42 @@ async def unmerge(light: LightPeer, charter: Charter, chain: Chain, peer: bytes,
 Slate = list[tuple[SlateEntry, Delta]]
 
 
+def _names(chain: Chain, peer: bytes) -> frozenset[bytes]:
+    """``peer`` and every key that its owner had before or has now."""
+    owner = chain.roll.current(peer)
+    return frozenset({peer, owner} | {old for old in chain.roll.renamed if chain.roll.current(old) == owner})
+
+
+async def _start(
+    light: LightPeer, charter: Charter, chain: Chain, first: int, last: int
+) -> tuple[int, Adapter | None]:
+    """The first of the rounds ``first`` to ``last`` whose adapter before it is served, and that adapter."""
+    for start in range(first, last + 1):
+        before = chain.adapter_before(start)
+        if before is None:
+            continue
+        try:
+            return start, await light.adapter(charter, before)
+        except Unreachable:
+            continue
+    return last + 1, None
+
+
 async def _served(
-    light: LightPeer, charter: Charter, decisions: dict[int, Decision], peer: bytes, first: int
-) -> tuple[dict[int, Slate], int | None]:
-    """The slates without ``peer`` from the newest back to ``first``, as far as all their deltas are served,
-    and the first round from which they can be replayed."""
+    light: LightPeer,
+    charter: Charter,
+    decisions: dict[int, Decision],
+    names: frozenset[bytes],
+    first: int,
+) -> tuple[dict[int, Slate], int]:
+    """The slates without ``names`` from the newest back to ``first``, as far as all their deltas are served,
+    and the first round of these."""
     slates: dict[int, Slate] = {}
-    start = None
+    start = max(decisions) + 1
     for number in sorted(decisions, reverse=True):
         if number < first:
             break
-        others = [entry for entry in decisions[number].entries if entry.author != peer]
+        others = [entry for entry in decisions[number].entries if entry.author not in names]
         try:
             slates[number] = [(entry, await light.delta(charter, entry)) for entry in others]
         except Unreachable:
@@ -106,5 +130,5 @@ async def _served(
 def _decision(chain: Chain, number: int) -> Decision:
     certificate = chain.at(number)
     if certificate is None:
-        raise Unreachable(f"round {number} is not certified; the newest is {chain.round_ - 1}")
+        raise ConfigError(f"round {number} is not certified; the newest is {chain.round_ - 1}")
     return certificate.decision

@@ -28,6 +28,9 @@ ATTEST_MILLISECONDS: Final = 60 * 1000
 VOTE_MILLISECONDS: Final = 10 * 1000
 """Longest step of the first attempt: a merge and a few gossip hops."""
 
+TOKENS_PER_SEQUENCE = 256
+"""Trained on at a time, where the base reads so many."""
+
 RETENTION_ROUNDS: Final = 20
 """Rounds whose deltas can be fetched to verify their merge."""
 
@@ -52,7 +55,7 @@ def default_charter(
     trim_percent: int = 30,
     steps: int = 40,
     sequences_per_step: int = 4,
-    tokens_per_sequence: int = 256,
+    tokens_per_sequence: int = TOKENS_PER_SEQUENCE,
     learning_rate_micros: int = 16_000,
     warmup_steps: int = 4,
     train_milliseconds: int = TRAIN_MILLISECONDS,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from sterna.cli import EXIT_INTERNAL, run
+from sterna.cli import EXIT_INTERNAL, LogLines, run
 from sterna.cli.output import fail
 from sterna_protocol.swarm.ticket import Ticket, encode_ticket
 
@@ -163,7 +166,7 @@ TICKET = encode_ticket(Ticket(swarm=b"s" * 32, addresses=()))
 
 
 def test_a_peer_to_leave_out_is_named_by_its_id(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["verify", TICKET, "--without", "alice"]) == 6
+    assert run(["verify", TICKET, "--without", "alice"]) == 2
     assert "peer id 'alice' has 5 letters" in one_line_of(capsys.readouterr().err)
 
 
@@ -205,6 +208,65 @@ def test_a_bug_is_one_line_and_a_report(
     assert run(["status"]) == EXIT_INTERNAL
     assert "surprise" in one_line_of(capsys.readouterr().err)
     assert "Traceback" in (home / "crash.log").read_text()
+
+
+def test_the_report_of_a_bug_lies_in_the_home_that_was_given(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("sterna.cli.app", broken)
+    assert run(["status", "--home", str(tmp_path / "other")]) == EXIT_INTERNAL
+    assert (tmp_path / "other" / "crash.log").exists() and not (home / "crash.log").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["swarm", "create", "--data", "x", "--train-seconds", "inf"],
+        ["swarm", "create", "--data", "x", "--seed", "99999999999999999999999"],
+        ["swarm", "create", "--data", "x", "--threads", "100000"],
+        ["chat", "--seed", "-1"],
+        ["simulate", "--grid", "x", "--processes", "0"],
+        ["simulate", "--peers", "8", "--byzantine", "0.1"],
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_happens(
+    words: list[str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    assert words[-2] in capsys.readouterr().err
+    assert not home.exists()
+
+
+def test_a_home_that_is_a_file_has_no_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["status", "--home", str(tmp_path / "file")]) not in (0, EXIT_INTERNAL)
+
+
+def test_a_line_of_the_log_says_why() -> None:
+    record = logging.getLogger("sterna.x").makeRecord(
+        "sterna.x", logging.WARNING, "", 0, "status.unwritten", (), None, extra={"why": "the disk is full"}
+    )
+    line = LogLines("%(levelname)s %(name)s %(message)s").format(record)
+    assert line == "WARNING sterna.x status.unwritten why=the disk is full"
+
+
+def test_an_interruption_while_the_command_is_loaded_is_no_traceback() -> None:
+    program = """
+import builtins, sys
+plain = builtins.__import__
+def interrupted(name, *rest, **more):
+    if name == "sterna.cli":
+        raise KeyboardInterrupt
+    return plain(name, *rest, **more)
+builtins.__import__ = interrupted
+from sterna.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_a_failure_is_one_line_whatever_its_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -270,6 +270,16 @@ async def test_a_wrong_address_is_reported_before_anything_runs(
             pass
 
 
+async def test_a_port_that_another_node_listens_on_is_not_shared_with_it(tmp_path: Path) -> None:
+    async with node(tmp_path, 1) as hub:
+        taken = hub.net.addresses[0].split("/p2p/")[0]
+        (tmp_path / "second").mkdir()
+        config = NetConfig(b"2" * 32, (taken,), (), "sterna/test", tmp_path / "second")
+        with pytest.raises(ConfigError, match="is the port free"):
+            async with open_net(config):
+                pass
+
+
 async def test_the_network_process_dies_with_its_parent(tmp_path: Path) -> None:
     script = (
         "import asyncio, pathlib, sys\n"

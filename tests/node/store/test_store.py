@@ -180,19 +180,22 @@ def test_a_full_address_book_loses_the_peers_not_seen_for_longest(
 def test_collecting_keeps_what_was_promised(home: Path) -> None:
     with open_store(home) as store:
         store.add_swarm(SIGNED)
-        names = ("old", "kept", "adapter", "own", "open", "x")
+        names = ("older", "old", "kept", "oldest", "before", "adapter", "own", "open", "x")
         blobs = {name: store.blobs.put(name.encode()) for name in names}
         previous = CHARTER.swarm_id
-        for round_, delta in enumerate(("old", "kept", "kept"), start=1):
+        slates = (("older", "oldest"), ("old", "before"), ("kept", "adapter"), ("kept", "adapter"))
+        for round_, (delta, adapter) in enumerate(slates, start=1):
             certificate = sample.certificate(
-                CHARTER, round_, previous, adapter=blobs["adapter"], deltas=(blobs[delta],)
+                CHARTER, round_, previous, adapter=blobs[adapter], deltas=(blobs[delta],)
             )
             store.put_certificate(SWARM, round_, certificate.frame())
             previous = certificate.id
-        store.put_pending(SWARM, PendingDelta(4, blobs["adapter"], blobs["own"], sample.FIGURES))
-        # retention_rounds is 2: the slate of round 1 has been served long enough.
-        assert store.collect({blobs["open"]}) == len(b"old") + len(b"x")
-        assert set(store.blobs.digests()) == {blobs[name] for name in ("kept", "adapter", "own", "open")}
+        store.put_pending(SWARM, PendingDelta(5, blobs["adapter"], blobs["own"], sample.FIGURES))
+        # retention_rounds is 2: slates of rounds 1 and 2 have been served long enough, but round 3 is merged
+        # again from what round 2 ended with.
+        gone = ("older", "old", "oldest", "x")
+        assert store.collect({blobs["open"]}) == sum(map(len, gone))
+        assert set(store.blobs.digests()) == {blobs[name] for name in names if name not in gone}
 
 
 def test_one_home_serves_one_process(home: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from sterna.errors import ConfigError, Unreachable, VerificationError
 from sterna.swarm.light import LightPeer, genesis_digest
 from sterna.swarm.unmerge import unmerge
-from sterna_protocol.merge.adapter import decode_adapter, encode_adapter, genesis_adapter
+from sterna_protocol.merge.adapter import Adapter, decode_adapter, encode_adapter, genesis_adapter
 from sterna_protocol.merge.codec import decode_delta
 from sterna_protocol.merge.rules import merge
 from sterna_protocol.round.certificate import make_certificate
@@ -243,6 +244,36 @@ async def test_rounds_whose_deltas_are_gone_keep_their_share_and_are_named(chart
     assert blob_digest(encode_adapter(charter, result.adapter)) == expected
     assert (result.contributed, result.replayed, result.by_certificate) == ((1, 2), (2,), (1,))
     assert not result.is_complete
+
+
+@pytest.mark.asyncio
+async def test_a_round_whose_first_adapter_is_gone_keeps_its_share_and_is_named(charter: Charter) -> None:
+    async with swarm(charter) as board:
+        light = light_peer(board, charter)
+        chain = await light.chain(charter)
+        plain = light.adapter
+
+        async def adapter(charter: Charter, digest: bytes) -> Adapter:
+            if digest == genesis_digest(charter):
+                raise Unreachable("nobody has it")
+            return await plain(charter, digest)
+
+        light.adapter = adapter  # type: ignore[method-assign]
+        result = await unmerge(light, charter, chain, key(2).peer, ROUNDS)
+        expected = await merged_by_hand(charter, board, key(2).peer, first=2)
+    assert blob_digest(encode_adapter(charter, result.adapter)) == expected
+    assert (result.contributed, result.replayed, result.by_certificate) == ((1, 2), (2,), (1,))
+
+
+@pytest.mark.asyncio
+async def test_deltas_under_a_key_that_was_rotated_away_are_taken_out_too(charter: Charter) -> None:
+    async with swarm(charter) as board:
+        light = light_peer(board, charter)
+        chain = await light.chain(charter)
+        chain.roll = replace(chain.roll, renamed={key(2).peer: key(7).peer})
+        result = await unmerge(light, charter, chain, key(7).peer, ROUNDS)
+        expected = await merged_by_hand(charter, board, key(2).peer)
+    assert blob_digest(encode_adapter(charter, result.adapter)) == expected
 
 
 @pytest.mark.asyncio
