@@ -22,9 +22,7 @@ class Happening(IntEnum):
     RESPONSE = 5
     TICK = 6
     STORE = 7
-    SEND = 8
     CLOSE = 9
-    BLOB = 10
     PARTITION = 11
     HEAL = 12
 
