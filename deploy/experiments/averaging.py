@@ -115,12 +115,12 @@ def _cycle(
     )
 
 
-def _fixed(codec: str, *, rank: int = 8, overshoot: float = 1.0) -> Trial:
+def _fixed(codec: str, *, rank: int = 8, feedback: bool = False, overshoot: float = 1.0) -> Trial:
     return Trial(
         scheme="fixed",
         rank=rank,
         codec=codec,
-        feedback=codec == "top2",
+        feedback=feedback,
         overshoot=overshoot,
         tuned_as="cycle K=4",
     )
@@ -137,6 +137,7 @@ TRIALS = {
     "svd": Trial(scheme="svd"),
     "fixed r=8": _fixed("fp32"),
     "fixed r=8 ternary": _fixed("ternary"),
+    "fixed r=8 ternary feedback": _fixed("ternary", feedback=True),
     "fixed r=16 ternary": _fixed("ternary", rank=16),
     "fixed r=32 ternary": _fixed("ternary", rank=32),
     "pair ternary": Trial(scheme="pair", codec="ternary", tuned_as="pair"),
@@ -153,11 +154,11 @@ TRIALS = {
     "cycle K=4 top2 overshoot 2": _cycle(4, "top2", feedback=True, overshoot=2.0),
     "cycle K=4 top2 overshoot 4": _cycle(4, "top2", feedback=True, overshoot=4.0),
     "cycle K=2 top2 overshoot 2": _cycle(2, "top2", feedback=True, overshoot=2.0),
-    "fixed r=8 top2 feedback": _fixed("top2"),
-    "fixed r=8 top2 overshoot": _fixed("top2", overshoot=1.5),
-    "fixed r=8 top2 overshoot 1.75": _fixed("top2", overshoot=1.75),
-    "fixed r=8 top2 overshoot 2": _fixed("top2", overshoot=2.0),
-    "fixed r=8 top2 overshoot 3": _fixed("top2", overshoot=3.0),
+    "fixed r=8 top2 feedback": _fixed("top2", feedback=True),
+    "fixed r=8 top2 overshoot": _fixed("top2", feedback=True, overshoot=1.5),
+    "fixed r=8 top2 overshoot 1.75": _fixed("top2", feedback=True, overshoot=1.75),
+    "fixed r=8 top2 overshoot 2": _fixed("top2", feedback=True, overshoot=2.0),
+    "fixed r=8 top2 overshoot 3": _fixed("top2", feedback=True, overshoot=3.0),
 }
 
 FIRST_RATES = {"cycle": 0.016, "fixed": 0.016, "pair": 0.008, "svd": 0.008, "central": 0.008}
