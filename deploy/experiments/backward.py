@@ -3,6 +3,7 @@
 Usage::
 
     python deploy/experiments/backward.py run --out backward.jsonl --modes fp32 int8x2 int8 --seeds 0 1 2
+    python deploy/experiments/backward.py run --out backward.jsonl --modes int8 --rounded --label NAME
     python deploy/experiments/backward.py table backward.jsonl
     python deploy/experiments/backward.py plot backward.jsonl --out backward.png
 
@@ -30,7 +31,7 @@ from sterna.train.base import builtin_bases, open_base
 from sterna.train.evaluate import held_out_loss
 from sterna.train.lora import float_state, lora_of_round
 from sterna.train.loss import Head
-from sterna.train.model import Decoder
+from sterna.train.model import Decoder, Keeping
 from sterna.train.step import train_round
 from sterna.train.text import read_split
 from sterna.train.tokens import Corpus, TextCodec
@@ -57,6 +58,9 @@ def main() -> None:
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--modes", nargs="+", default=list(get_args(Backward)), choices=get_args(Backward))
     run.add_argument("--label", help="names the mode in the file; its own name without it")
+    run.add_argument(
+        "--rounded", action="store_true", help="keep activations in bfloat16, as a large base does"
+    )
     run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     run.add_argument("--steps", type=int, default=500)
     run.add_argument("--sequences", type=int, default=2)
@@ -99,14 +103,15 @@ def run_all(options: argparse.Namespace) -> None:
             known = read_rows(options.out) if options.out.exists() else []
             if any(all(row[field] == value for field, value in key.items()) for row in known):
                 continue
-            row = key | train(Decoder(base, backward=mode), Head(base.head), corpora, setting, seed)
+            keeping = Keeping(rounded=options.rounded)
+            row = key | train(Decoder(base, backward=mode), Head(base.head), corpora, setting, seed, keeping)
             with options.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{label} seed {seed}: {row['final']:.4f}, {row['cpu_seconds']} s", flush=True)
 
 
 def train(
-    decoder: Decoder, head: Head, corpora: Sequence[Corpus], setting: Setting, seed: int
+    decoder: Decoder, head: Head, corpora: Sequence[Corpus], setting: Setting, seed: int, keeping: Keeping
 ) -> dict[str, Any]:
     """The losses of one run: of each step, held out on the way, held out at the end (nats per token)."""
     charter = charter_for(builtin_bases()["nano"], setting, seed)
@@ -122,7 +127,7 @@ def train(
             checks.append(round(held_out.loss, 5))
 
     started = time.process_time()
-    train_round(decoder, head, lora, corpora, recipe, seed=seed, round_=0, on_step=on_step)
+    train_round(decoder, head, lora, corpora, recipe, seed=seed, round_=0, keeping=keeping, on_step=on_step)
     seconds = round(time.process_time() - started, 1)
     final = held_out_loss(decoder, head, lora, corpora, length=TOKENS)
     return {"losses": losses, "checks": checks, "final": round(final.loss, 5), "cpu_seconds": seconds}

@@ -250,7 +250,8 @@ class Decoder:
             k, v = pass_.cache.extended(number, k, v)
         x = _attention(q, k, v).transpose(1, 2).reshape(b, t, a.heads * a.head_size)
         x = rms_norm(x, layer.norms["attn_sub_norm"], eps, keep=keep) if a.sub_norms else x.float()
-        h = h + linear("o", x)
+        # In place: no operator keeps what a linear gives for the backward pass.
+        h = linear("o", x).add_(h)
         h, x = rms_norm_beside(h, layer.norms["ffn_norm"], eps, keep=keep)
         sub_norm = layer.norms.get("ffn_sub_norm")
         if a.gated:
@@ -259,7 +260,7 @@ class Decoder:
             up = linear("up", x)
             x = F.relu(up).square() if a.activation == "relu2" else F.silu(up)
             x = x if sub_norm is None else rms_norm(x, sub_norm, eps, keep=keep)
-        return h + linear("down", x)
+        return linear("down", x).add_(h)
 
     def _shelved(self, tokens: int) -> int:
         """Elements that one layer keeps of ``tokens`` tokens, beside those of its attention."""
