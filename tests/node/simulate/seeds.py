@@ -19,12 +19,12 @@ from sterna.simulate.trial import Trial, run_trial
 BAD = Faults(loss=0.2, duplicate=0.1, partition=0.5, crash=0.1, skew=0.05)
 
 
-def trial(seed: int) -> Trial:
-    return Trial(peers=30, rounds=10, seed=seed, trainers=12, byzantine=0.3, faults=BAD)
+def trial(seed: int, rounds: int = 10) -> Trial:
+    return Trial(peers=30, rounds=rounds, seed=seed, trainers=12, byzantine=0.3, faults=BAD)
 
 
-def row(seed: int) -> dict[str, Any]:
-    report = run_trial(trial(seed))
+def row(seed: int, rounds: int = 10) -> dict[str, Any]:
+    report = run_trial(trial(seed, rounds))
     if not report.is_good:
         sys.stdout.write(f"{report.command}\n  {report.violations}\n")
         sys.stdout.flush()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -19,8 +20,9 @@ from sterna.simulate.trial import Trial, run_trial
 from tests.node.simulate.seeds import BAD, row, trial
 
 SEEDS = 200
-SEEDS_AT_ONCE = 5
-"""Five take eight seconds of an idle core; `python -m tests.node.simulate.seeds` runs more."""
+SEEDS_AT_ONCE = 10
+ROUNDS = 5
+"""Ten seeds take eight seconds of an idle core; `python -m tests.node.simulate.seeds` runs more."""
 
 
 def require_good(report: Report) -> None:
@@ -38,8 +40,8 @@ def cores() -> Iterator[ProcessPoolExecutor]:
 @pytest.mark.timeout(600)  # for machines that do much else
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_AT_ONCE))
 def test_thirty_nodes_hold_with_faults_and_liars_of_every_kind(first, cores):
-    for found in cores.map(row, range(first, first + SEEDS_AT_ONCE)):
-        assert not found["violations"], (trial(found["seed"]).command(), found["violations"])
+    for found in cores.map(partial(row, rounds=ROUNDS), range(first, first + SEEDS_AT_ONCE)):
+        assert not found["violations"], (trial(found["seed"], ROUNDS).command(), found["violations"])
 
 
 @pytest.mark.parametrize(
