@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sterna.errors import ConfigError, StorageError
 from sterna.formats.checkpoint import Checkpoint
+from sterna.formats.peft import MODULES
 from sterna.formats.ternary import found_ternary, is_ternary, scaled, unpacked
 from sterna.home import BASES, home_folder, prepare_home
 from sterna.train.architecture import Architecture
@@ -22,15 +23,6 @@ from sterna.train.base_writer import write_base
 from sterna.train.tokens import TextCodec
 from sterna_kernels import TernaryMatrix
 
-LINEARS = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
 NORMS = {
     "attn_norm": ("input_layernorm",),
     "ffn_norm": ("post_attention_layernorm",),
@@ -104,7 +96,7 @@ class _Names:
         self._names = {"final_norm": "model.norm.weight"}
         for key, _, _ in architecture.linears():
             prefix, _, linear = key.rpartition(".")
-            self._names[key] = f"model.{prefix}.{LINEARS[linear]}.weight"
+            self._names[key] = f"model.{prefix}.{MODULES[linear]}.weight"
         for key, _ in architecture.vectors():
             prefix, _, norm = key.rpartition(".")
             if norm in NORMS:

@@ -32,7 +32,7 @@ UntilOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, max=256, help="CPU threads for training.")]
 SeedOption = Annotated[
-    int | None, typer.Option(min=0, max=MAX_SEED // 2, help="Seed of data order, for repeatable runs.")
+    int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of data order, for repeatable runs.")
 ]
 ToleranceOption = Annotated[
     float,

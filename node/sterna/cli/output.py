@@ -15,7 +15,8 @@ HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of this node's key and state. [default: ~/.sterna]")
 ]
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**62
+"""A seed and the number of a round are added up, and fit 64 bits."""
 
 console = Console(highlight=False, markup=False)
 """Standard output, for results."""

@@ -132,12 +132,11 @@ class Lora:
             a_parts = [drawn_a(scheme, row, name) for row in used]
         trained_a = self._parameter(parts["a"]) if trains and "a" in parts else None
         trained_b = self._parameter(parts["b"]) if trains else None
-        alone = trained_b is not None and len(used) == 1
-        b = (
-            trained_b.detach()
-            if trained_b is not None and len(used) == 1
-            else torch.tensor(np.concatenate(b_parts, axis=1))
-        )
+        alone = len(used) == 1
+        if alone and trained_b is not None:
+            b = trained_b.detach()
+        else:
+            b = torch.tensor(np.concatenate(b_parts, axis=1))
         return _Factors(
             a=torch.tensor(np.concatenate(a_parts)),
             b=b if trains else None,

@@ -215,6 +215,7 @@ class Decoder:
             return False
         for number, layer in enumerate(self._layers):
             adapter = NO_ADAPTERS if lora is None else lora.low_ranks(number)
+            # All layers are alike in both: it is the first one that says no.
             if layer.token is None or adapter is None:
                 return False
             keys, values = cache.keys[number, 0], cache.values[number, 0]
