@@ -123,9 +123,9 @@ void rotate(uintptr_t x, bool is_bfloat16, uintptr_t cos, uintptr_t sin, float s
 using Plane = std::tuple<uintptr_t, int64_t, int64_t, float, uintptr_t, int64_t>;
 using LowRankAt = std::tuple<uintptr_t, uintptr_t, int64_t>;
 
-sterna::TokenLayer token_layer(int64_t heads, int64_t kv_heads, int64_t head_size, std::string_view act, float eps,
+sterna::Layer layer_of(int64_t heads, int64_t kv_heads, int64_t head_size, std::string_view act, float eps,
                                const std::vector<std::vector<Plane>>& linears, const std::vector<uintptr_t>& norms) {
-  using Layer = sterna::TokenLayer;
+  using sterna::Layer;
   if (linears.size() != Layer::kLinears || norms.size() != Layer::kNorms)
     throw std::invalid_argument("a layer has 7 linears and 4 norms");
   if (kv_heads < 1 || heads < 1 || heads % kv_heads != 0 || head_size < 2 || head_size % 2 != 0)
@@ -139,19 +139,45 @@ sterna::TokenLayer token_layer(int64_t heads, int64_t kv_heads, int64_t head_siz
   return layer;
 }
 
-void pass_token(const sterna::TokenLayer& layer, const std::vector<LowRankAt>& adapter, uintptr_t cos, uintptr_t sin,
+// The parts of an adapter in one layer.
+struct LowRanks {
+  explicit LowRanks(const std::vector<LowRankAt>& adapter) {
+    if (adapter.size() != sterna::Layer::kLinears) throw std::invalid_argument("an adapter has 7 linears");
+    for (int i = 0; i < sterna::Layer::kLinears; ++i) {
+      const auto [a, right, rank] = adapter[i];
+      parts[i] = {optional(a), optional(right), rank};
+    }
+  }
+  sterna::LowRank parts[sterna::Layer::kLinears];
+};
+
+void pass_token(const sterna::Layer& layer, const std::vector<LowRankAt>& adapter, uintptr_t cos, uintptr_t sin,
                 uintptr_t keys, uintptr_t values, int64_t capacity, int64_t length, uintptr_t h) {
-  if (adapter.size() != sterna::TokenLayer::kLinears) throw std::invalid_argument("an adapter has 7 linears");
+  const LowRanks low(adapter);
   if (length < 0 || length >= capacity)
     throw std::invalid_argument(std::to_string(length) + " tokens in a cache for " + std::to_string(capacity));
-  sterna::LowRank low[sterna::TokenLayer::kLinears];
-  for (int i = 0; i < sterna::TokenLayer::kLinears; ++i) {
-    const auto [a, right, rank] = adapter[i];
-    low[i] = {optional(a), optional(right), rank};
-  }
   const nb::gil_scoped_release released;
-  sterna::pass_token(sterna::variant_in_use(), layer, low, at<const float>(cos), at<const float>(sin),
+  sterna::pass_token(sterna::variant_in_use(), layer, low.parts, at<const float>(cos), at<const float>(sin),
                      {at<float>(keys), at<float>(values), capacity, length}, at<float>(h));
+}
+
+void project(const sterna::Layer& layer, const std::vector<LowRankAt>& adapter, uintptr_t h, int64_t rows,
+             uintptr_t cos, uintptr_t sin, int64_t period, bool to_bfloat16, uintptr_t q, uintptr_t k, uintptr_t v) {
+  const LowRanks low(adapter);
+  if (rows == 0) return;
+  const nb::gil_scoped_release released;
+  sterna::project(sterna::variant_in_use(), layer, low.parts, at<const float>(h), rows,
+                  {at<const float>(cos), at<const float>(sin), period},
+                  {at<void>(q), at<void>(k), at<void>(v), to_bfloat16});
+}
+
+void complete(const sterna::Layer& layer, const std::vector<LowRankAt>& adapter, uintptr_t attention, int64_t rows,
+              bool in_bfloat16, uintptr_t h) {
+  const LowRanks low(adapter);
+  if (rows == 0) return;
+  const nb::gil_scoped_release released;
+  sterna::complete(sterna::variant_in_use(), layer, low.parts, rows_at(attention, in_bfloat16), rows, in_bfloat16,
+                   at<float>(h));
 }
 
 sterna::Int8Weights int8_weights(uintptr_t codes, uintptr_t scales, int64_t n, int64_t k) {
@@ -236,11 +262,14 @@ NB_MODULE(_native, m) {
         "rows"_a, "length"_a, "dgate"_a, "dup"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("rotate", &rotate, "x"_a, "is_bfloat16"_a, "cos"_a, "sin"_a, "sign"_a, "tokens"_a, "period"_a, "heads"_a,
         "size"_a, "to_bfloat16"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
-  nb::class_<sterna::TokenLayer>(m, "TokenLayer");
-  m.def("token_layer", &token_layer, "heads"_a, "kv_heads"_a, "head_size"_a, "act"_a, "eps"_a, "linears"_a,
+  nb::class_<sterna::Layer>(m, "Layer");
+  m.def("layer", &layer_of, "heads"_a, "kv_heads"_a, "head_size"_a, "act"_a, "eps"_a, "linears"_a,
         "norms"_a);
   m.def("pass_token", &pass_token, "layer"_a, "adapter"_a, "cos"_a, "sin"_a, "keys"_a, "values"_a, "capacity"_a,
         "length"_a, "h"_a);
+  m.def("project", &project, "layer"_a, "adapter"_a, "h"_a, "rows"_a, "cos"_a, "sin"_a, "period"_a, "to_bfloat16"_a,
+        "q"_a, "k"_a, "v"_a);
+  m.def("complete", &complete, "layer"_a, "adapter"_a, "attention"_a, "rows"_a, "in_bfloat16"_a, "h"_a);
   m.def("int8_forward", &int8_forward, "codes"_a, "scales"_a, "n"_a, "k"_a, "x"_a, "rows"_a, "y"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("int8_backward", &int8_backward, "codes"_a, "scales"_a, "n"_a, "k"_a, "g"_a, "rows"_a, "dx"_a,

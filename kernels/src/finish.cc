@@ -59,6 +59,15 @@ template <bool kStream>
   write(__builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves), count, to);
 }
 
+[[gnu::always_inline]] inline void add_line(const float* from, int64_t count, Line& line) {
+  Line there;
+  load_line(from, count, there);
+  line += there;
+}
+
+// Nothing is added to results in bfloat16.
+[[gnu::always_inline]] inline void add_line(const Bfloat16*, int64_t, Line&) {}
+
 template <class T, bool kStream, int kCount>
 [[gnu::always_inline]] inline void finish_rows(const FinishTask& t, int64_t m, int64_t c, int64_t columns) {
   Line sums[kCount];
@@ -73,8 +82,11 @@ template <class T, bool kStream, int kCount>
     load_line(t.thin.right + j * t.right_stride + c, columns, right);
     for (int r = 0; r < kCount; ++r) sums[r] += t.thin.left[(m + r) * t.thin.rank + j] * right;
   }
-  for (int r = 0; r < kCount; ++r)
-    store_line<kStream>(sums[r], columns, static_cast<T*>(t.out.data) + (m + r) * t.out_stride + c);
+  for (int r = 0; r < kCount; ++r) {
+    T* to = static_cast<T*>(t.out.data) + (m + r) * t.out_stride + c;
+    if (t.out.is_added) add_line(to, columns, sums[r]);
+    store_line<kStream>(sums[r], columns, to);
+  }
 }
 
 template <class T, bool kStream>

@@ -12,16 +12,17 @@ struct Thin {
   int64_t rank = 0;
 };
 
-// Where a result goes, dense, in float32 or bfloat16.
+// Where a result goes, dense, in float32 or bfloat16, or what it is added to, in float32.
 struct Result {
   void* data;
   bool is_bfloat16 = false;
+  bool is_added = false;
 };
 
 // out[m][c] = part[m][c] * scales[c] + left[m][0] * right[0][c] + left[m][1] * right[1][c] + ...
 //
 // in this order, each operation rounded once, and in the end to bfloat16 if that is wanted: to nearest, halves to
-// even.
+// even. Where the result is added, what stands in out[m][c] comes last.
 struct FinishTask {
   const float* part;  // [rows][part_stride]
   int64_t part_stride;

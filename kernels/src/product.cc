@@ -18,9 +18,10 @@ constexpr int64_t kMostPanelColumns = 64;        // of any variant
 constexpr int64_t kQuantiseRows = 8;
 constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this many multiplications
 
-thread_local Scratch activations_scratch, sums_scratch, factors_scratch;  // of the calling thread
-thread_local Scratch grouped_scratch, grouped_sums_scratch, column_scratch;  // of the calling thread, with groups
-thread_local Scratch panel_scratch, part_scratch, total_scratch, scaled_scratch;  // of each thread that works
+// Of the calling thread, then those of matrices with groups.
+thread_local Scratch activations_scratch, sums_scratch, steps_scratch, factors_scratch, up_factors_scratch;
+thread_local Scratch grouped_scratch, grouped_sums_scratch, column_scratch;
+thread_local Scratch panel_scratch, part_scratch, total_scratch, row_scratch;  // of each thread that works
 
 struct Activations {
   const int8_t* codes;
@@ -29,32 +30,41 @@ struct Activations {
   int64_t depth;
 };
 
-// `scales`, if any, multiply the elements of each row before anything else.
-Activations quantise(const Variant& v, int64_t tile, const float* x, int64_t rows, int64_t length,
-                     const float* scales, float floor, int limbs, bool is_stochastic, float scale) {
-  const int64_t depth = round_up(length, kBlockColumns);
+// What the quantised rows of a product are.
+struct RowKind {
+  float floor;
+  int limbs;
+  bool is_stochastic;
+};
+constexpr RowKind kActivationRows = {kActivationFloor, 1, false};
+
+// The rows as `read` gives them; the factors are the steps alone.
+Activations quantise(const Variant& v, int64_t tile, int64_t rows, int64_t length, const RowKind& kind,
+                     const ReadRow& read) {
+  const int64_t depth = round_up(length, kBlockColumns), limbs = kind.limbs;
   int8_t* codes = activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth);
   int32_t* sums = sums_scratch.get<int32_t>(rows * limbs);
-  float* factors = factors_scratch.get<float>(rows);
+  float* steps = steps_scratch.get<float>(rows);
   const auto start = [&](int64_t limb_row) {
     return codes + limb_row / tile * tile * depth + limb_row % tile * kBlockColumns;
   };
   for_each_item(ceil_div(rows, kQuantiseRows), rows * length * kQuantiseWork, [&](int64_t item) {
     const int64_t end = std::min(rows, (item + 1) * kQuantiseRows);
+    float* room = row_scratch.get<float>(length);
     for (int64_t m = item * kQuantiseRows; m < end; ++m) {
-      float step;
-      const float* row = x + m * length;
-      if (scales != nullptr) {
-        float* scaled = scaled_scratch.get<float>(length);
-        std::transform(row, row + length, scales, scaled, std::multiplies<>());
-        row = scaled;
-      }
-      v.quantise_row({row, length, depth, floor, limbs, start(m * limbs), start(m * limbs + limbs - 1),
-                      tile * kBlockColumns, sums + m * limbs, &step, is_stochastic, m});
-      factors[m] = step * scale;
+      v.quantise_row({read(m, room), length, depth, kind.floor, kind.limbs, start(m * limbs),
+                      start(m * limbs + limbs - 1), tile * kBlockColumns, sums + m * limbs, steps + m,
+                      kind.is_stochastic, m});
     }
   });
-  return {codes, sums, factors, depth};
+  return {codes, sums, steps, depth};
+}
+
+// The same for a product with a matrix of this scale.
+Activations scaled(const Activations& a, int64_t rows, float scale, Scratch& scratch) {
+  float* factors = scratch.get<float>(rows);
+  std::transform(a.factors, a.factors + rows, factors, [scale](float step) { return step * scale; });
+  return {a.codes, a.sums, factors, a.depth};
 }
 
 // A group of columns of W: those columns alone, without scales of their own.
@@ -128,7 +138,7 @@ struct Target {
   int64_t columns;  // from one row of the result, and of thin.right, to the next
 
   int64_t element_bytes() const { return out.is_bfloat16 ? 2 : 4; }
-  bool takes_results_as_they_are() const { return thin.rank == 0 && !out.is_bfloat16; }
+  bool takes_results_as_they_are() const { return thin.rank == 0 && !out.is_bfloat16 && !out.is_added; }
   bool is_on_lines() const {
     return reinterpret_cast<uintptr_t>(out.data) % 64 == 0 && columns * element_bytes() % 64 == 0;
   }
@@ -140,7 +150,7 @@ struct Target {
   Target from(int64_t row, int64_t column) const {
     const Thin rest = {thin.left + row * thin.rank, thin.right + column, thin.rank};
     char* to = static_cast<char*>(out.data) + (row * columns + column) * element_bytes();
-    return {thin.rank == 0 ? thin : rest, {to, out.is_bfloat16}, columns};
+    return {thin.rank == 0 ? thin : rest, {to, out.is_bfloat16, out.is_added}, columns};
   }
 
   // Takes `part` in; `scales` of its columns may be null.
@@ -166,7 +176,7 @@ void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const 
   const int64_t chunks = ceil_div(rows, chunk);
   const bool scales_follow = is_forward && w.scales != nullptr;
   const bool is_plain = !scales_follow && to.takes_results_as_they_are();
-  const bool streams = to.is_on_lines() && rows * to.columns >= kStreamedElements;
+  const bool streams = to.is_on_lines() && !to.out.is_added && rows * to.columns >= kStreamedElements;
   for_each_item(chunks * panels, rows * limbs * w.n * w.k, [&](int64_t item) {
     const int64_t m0 = item / panels * chunk, c0 = item % panels * width;
     const int64_t m = std::min(chunk, rows - m0), c = std::min(width, columns - c0);
@@ -244,30 +254,73 @@ void multiply_few_grouped(const Variant& v, const Weights& w, const GroupedActiv
 
 }  // namespace
 
+Input::Input(const Variant& v, int64_t row_count, int64_t k, const ReadRow& read)
+    : variant(v), rows(row_count), depth(round_up(k, kBlockColumns)) {
+  const auto a = quantise(v, is_few() ? 1 : v.tile_rows, rows, k, kActivationRows, read);
+  codes = a.codes;
+  sums = a.sums;
+  steps = a.factors;
+}
+
+void forward(const Weights& w, const Input& x, const Thin& thin, Result y) {
+  const Variant& v = x.variant;
+  const auto a = scaled({x.codes, x.sums, x.steps, x.depth}, x.rows, w.scale, factors_scratch);
+  const Target to = {thin, y, w.n};
+  if (w.scales != nullptr && w.groups() > 1) {
+    const GroupedActivations by_group(a, x.is_few() ? 1 : v.tile_rows, x.rows, w.group);
+    (x.is_few() ? multiply_few_grouped : multiply_grouped_panels)(v, w, by_group, x.rows, to);
+  } else if (x.is_few()) {
+    multiply_few(v, w, a, x.rows, to);
+  } else {
+    multiply_panels(v, w, true, a, x.rows, 1, to);
+  }
+}
+
 void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, const Thin& thin, Result y) {
   if (rows == 0) return;
-  const bool few = rows <= v.gemv_rows, grouped = w.scales != nullptr && w.groups() > 1;
-  const int64_t tile = few ? 1 : v.tile_rows;
-  const auto a = quantise(v, tile, x, rows, w.k, nullptr, kActivationFloor, 1, false, w.scale);
-  const Target to = {thin, y, w.n};
-  if (grouped) {
-    const GroupedActivations by_group(a, tile, rows, w.group);
-    (few ? multiply_few_grouped : multiply_grouped_panels)(v, w, by_group, rows, to);
-  } else if (few) {
-    multiply_few(v, w, a, rows, to);
-  } else {
-    multiply_panels(v, w, true, a, rows, 1, to);
-  }
+  forward(w, Input(v, rows, w.k, [=](int64_t m, float*) { return x + m * w.k; }), thin, y);
+}
+
+void forward_gated(const Weights& gate, const Weights& up, Activation act, const Input& x, const Thin& gate_thin,
+                   const Thin& up_thin, Result z) {
+  const Variant& v = x.variant;
+  const Activations unscaled = {x.codes, x.sums, x.steps, x.depth};
+  const Activations for_gate = scaled(unscaled, x.rows, gate.scale, factors_scratch);
+  const Activations for_up = scaled(unscaled, x.rows, up.scale, up_factors_scratch);
+  const int64_t width = v.panel_columns, panels = ceil_div(gate.n, width), chunk = chunk_of(x.rows, x.depth, 1);
+  for_each_item(ceil_div(x.rows, chunk) * panels, 2 * x.rows * gate.n * gate.k, [&](int64_t item) {
+    const int64_t m0 = item / panels * chunk, c0 = item % panels * width;
+    const int64_t m = std::min(chunk, x.rows - m0), c = std::min(width, gate.n - c0);
+    uint8_t* codes = panel_scratch.get<uint8_t>(x.depth * width);
+    float* parts = part_scratch.get<float>(2 * m * width);
+    const auto multiply = [&](const Weights& w, const Activations& a, const Thin& thin, float* part) {
+      v.multiply({w, true, c0, codes, a.codes + m0 * a.depth, a.sums + m0, a.factors + m0, m, a.depth, 1, part, width,
+                  false});
+      if (w.scales == nullptr && thin.rank == 0) return;
+      const Thin rest = {thin.left + m0 * thin.rank, thin.right + c0, thin.rank};
+      finish({part, width, m, c, w.scales == nullptr ? nullptr : w.scales + c0, thin.rank == 0 ? thin : rest, gate.n,
+              {part}, width, false});
+    };
+    multiply(gate, for_gate, gate_thin, parts);
+    multiply(up, for_up, up_thin, parts + m * width);
+    const Target to = Target{{}, z, gate.n}.from(m0, c0);
+    gate_block(act, parts, parts + m * width, width, m, c, to.out.data, to.out.is_bfloat16, gate.n);
+  });
 }
 
 void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, int limbs, const Thin& thin,
               Result dx) {
   if (rows == 0) return;
   // Small elements beside a large one would all round to zero: by chance the sum of many comes out right.
-  const bool is_stochastic = limbs == 1;
+  const RowKind kind = {kGradientFloor, limbs, limbs == 1};
   const auto multiply = [&](const Weights& part, const float* scales, const Target& to) {
-    const auto a = quantise(v, v.tile_rows, g, rows, w.n, scales, kGradientFloor, limbs, is_stochastic, w.scale);
-    multiply_panels(v, part, false, a, rows, limbs, to);
+    const auto a = quantise(v, v.tile_rows, rows, w.n, kind, [=](int64_t m, float* room) {
+      const float* row = g + m * w.n;
+      if (scales == nullptr) return row;
+      std::transform(row, row + w.n, scales, room, std::multiplies<>());
+      return static_cast<const float*>(room);
+    });
+    multiply_panels(v, part, false, scaled(a, rows, w.scale, factors_scratch), rows, limbs, to);
   };
   const Target to = {thin, dx, w.k};
   if (w.scales == nullptr || w.groups() == 1) {

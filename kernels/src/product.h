@@ -1,13 +1,45 @@
 // The two products, on any variant, and the weights as bytes.
 #pragma once
 
+#include <functional>
+
 #include "finish.h"
+#include "rows.h"
 #include "variant.h"
 
 namespace sterna {
 
-// y [rows, n] = x [rows, k] W^T, rows of x quantised to int8. Scales of rows of W multiply y at the end; scales of
-// groups multiply each group's part, and the parts are added in the order of their columns. `thin` is added last.
+// Returns row m of what goes into a product, and may write it to `room`, which takes one row. Threads that work call it,
+// once for each row, in any order.
+using ReadRow = std::function<const float*(int64_t m, float* room)>;
+
+// Rows [rows, k] of activations, quantised to int8 once for all the products that take them. They lie in memory of the
+// thread that made them, which has room for one such input at a time.
+class Input {
+ public:
+  Input(const Variant&, int64_t rows, int64_t k, const ReadRow&);
+
+  // So few that the products read the packed weights and unpack nothing.
+  bool is_few() const { return rows <= variant.gemv_rows; }
+
+  const Variant& variant;
+  const int64_t rows;
+  const int64_t depth;
+  const int8_t* codes;
+  const int32_t* sums;
+  const float* steps;
+};
+
+// y [rows, n] = x W^T. Scales of rows of W multiply y at the end; scales of groups multiply each group's part, and the
+// parts are added in the order of their columns. `thin` is added after that.
+void forward(const Weights&, const Input& x, const Thin& thin, Result y);
+
+// z [rows, n] = act(x Wgate^T + thin) * (x Wup^T + thin): neither product lies in memory as a whole. For more than a few
+// rows, and for matrices without scales of groups.
+void forward_gated(const Weights& gate, const Weights& up, Activation, const Input& x, const Thin& gate_thin,
+                   const Thin& up_thin, Result z);
+
+// The same of rows x [rows, k] that no other product takes.
 void forward(const Variant&, const Weights&, const float* x, int64_t rows, const Thin& thin, Result y);
 
 // dx [rows, k] = g [rows, n] W, rows of g, times the scales of rows of W, quantised to `limbs` (1 or 2) int8

@@ -102,6 +102,13 @@ STERNA_CLONES void gated_row(const T* gate, const T* up, const float* w, float e
   if (w != nullptr) norm_row(static_cast<const float*>(y), w, eps, length, y, inverse);
 }
 
+template <class Act, class T>
+STERNA_CLONES void gate_rows(const float* gate, const float* up, int64_t stride, int64_t rows, int64_t columns, T* y,
+                             int64_t y_stride) {
+  for (int64_t row = 0; row < rows; ++row, gate += stride, up += stride, y += y_stride)
+    for (int64_t i = 0; i < columns; ++i) store(Act::value(gate[i]) * up[i], y + i);
+}
+
 // `product` is room for a row.
 template <class Act, class T>
 STERNA_CLONES void gated_backward_row(const float* g, const T* gate, const T* up, const float* w, float inverse,
@@ -213,6 +220,17 @@ void gated(Activation act, Rows gate, Rows up, const float* w, float eps, int64_
         gated_row<decltype(kind)>(from + start, other + start, w, eps, length, y + start, inverse + row);
       });
     });
+  });
+}
+
+void gate_block(Activation act, const float* gate, const float* up, int64_t stride, int64_t rows, int64_t columns,
+                void* y, bool to_bfloat16, int64_t y_stride) {
+  typed(act, [&](auto kind) {
+    if (to_bfloat16) {
+      gate_rows<decltype(kind)>(gate, up, stride, rows, columns, static_cast<Bfloat16*>(y), y_stride);
+    } else {
+      gate_rows<decltype(kind)>(gate, up, stride, rows, columns, static_cast<float*>(y), y_stride);
+    }
   });
 }
 

@@ -29,6 +29,10 @@ void rms_norm_backward(const float* g, Rows x, const float* w, const float* inve
 void gated(Activation act, Rows gate, Rows up, const float* w, float eps, int64_t rows, int64_t length, float* y,
            float* inverse);
 
+// y = act(gate) * up for a block of both, dense rows `stride` apart; y may be in bfloat16, its rows `y_stride` apart.
+void gate_block(Activation act, const float* gate, const float* up, int64_t stride, int64_t rows, int64_t columns,
+                void* y, bool to_bfloat16, int64_t y_stride);
+
 // The gradients of both inputs; `inverse` as gated() gave it, null without a norm.
 void gated_backward(Activation act, const float* g, Rows gate, Rows up, const float* w, const float* inverse,
                     int64_t rows, int64_t length, float* dgate, float* dup);

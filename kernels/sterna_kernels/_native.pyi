@@ -78,10 +78,10 @@ def rotate(
     y: int,
 ) -> None: ...
 
-class TokenLayer:
+class Layer:
     pass
 
-def token_layer(
+def layer(
     heads: int,
     kv_heads: int,
     head_size: int,
@@ -89,9 +89,9 @@ def token_layer(
     eps: float,
     linears: Sequence[Sequence[tuple[int, int, int, float, int, int]]],
     norms: Sequence[int],
-) -> TokenLayer: ...
+) -> Layer: ...
 def pass_token(
-    layer: TokenLayer,
+    layer: Layer,
     adapter: Sequence[tuple[int, int, int]],
     cos: int,
     sin: int,
@@ -99,6 +99,27 @@ def pass_token(
     values: int,
     capacity: int,
     length: int,
+    h: int,
+) -> None: ...
+def project(
+    layer: Layer,
+    adapter: Sequence[tuple[int, int, int]],
+    h: int,
+    rows: int,
+    cos: int,
+    sin: int,
+    period: int,
+    to_bfloat16: bool,
+    q: int,
+    k: int,
+    v: int,
+) -> None: ...
+def complete(
+    layer: Layer,
+    adapter: Sequence[tuple[int, int, int]],
+    attention: int,
+    rows: int,
+    in_bfloat16: bool,
     h: int,
 ) -> None: ...
 def int8_forward(codes: int, scales: int, n: int, k: int, x: int, rows: int, y: int) -> None: ...

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sterna_kernels.torch import TernaryLinear
+from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, LowRank
 from sterna_kernels.torch_thin import product, product_t, weights_of
-from sterna_kernels.torch_token import LINEARS, NO_ADAPTER, LowRank
 from sterna_protocol.merge.adapter import STATE_EXPONENT, Adapter
 from sterna_protocol.merge.scheme import Part, a_exponent, a_signs, delta_parts, delta_size, subspace_of
 from sterna_protocol.swarm.charter import AdapterScheme

@@ -24,6 +24,7 @@ from sterna.train.linear import PlaneSum, frozen_linear
 from sterna.train.pages import release
 from sterna_kernels import variant
 from sterna_kernels.torch import Backward, TernaryLinear
+from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, LowRank
 from sterna_kernels.torch_rows import (
     Keep,
     Shelf,
@@ -34,7 +35,6 @@ from sterna_kernels.torch_rows import (
     rms_norm_beside,
     rotated,
 )
-from sterna_kernels.torch_token import LINEARS, NO_ADAPTER, LowRank, TokenLayer
 
 BFLOAT16_TOKENS = 64
 """From so many tokens on, attention in bfloat16 is worth its conversions on a processor with AMX."""
@@ -102,7 +102,7 @@ class _Layer:
     linears: Mapping[str, TernaryLinear | PlaneSum]
     norms: Mapping[str, Tensor]
     packed: Sequence[NDArray[np.uint8]]
-    token: TokenLayer | None
+    native: FrozenLayer | None
 
     def release_pages(self) -> None:
         for matrix in self.packed:
@@ -167,15 +167,18 @@ class Decoder:
             raise ValueError(f"{end} tokens, there is room for {room}")
         cos, sin = self._rotation(start, end)
         h = self._embedded(tokens)
-        if cache is not None and tokens.size == 1 and self._passes_token(h, cos, sin, lora, cache):
-            cache.length = end
+        native = self._native_layers(lora)
+        if native is not None:
+            self._pass_natively(native, h, cos, sin, cache)
+            if cache is not None:
+                cache.length = end
             return rms_norm(h, self._final_norm, self.architecture.norm_eps)
         fleeting = _Pass(
             cos,
             sin,
             lora,
             cache,
-            attention=self._attention_dtype(tokens.shape[1], keeping),
+            attention=self._attention_dtype(tokens.shape[1], keeping, cache),
             keep=in_bfloat16 if keeping.rounded else as_it_is,
         )
         lasting = replace(fleeting, keep=self._keep(tokens.size, keeping))
@@ -207,22 +210,49 @@ class Decoder:
             kept * (2 if rounded else 4) + seen * (2 if rounded and self._rounds_attention else 4)
         )
 
-    def _passes_token(
-        self, h: Tensor, cos: Tensor, sin: Tensor, lora: Correction | None, cache: KeyValueCache
-    ) -> bool:
-        """Take a lone token through all layers, ``h`` in place; False where it has to go the long way."""
-        if torch.is_grad_enabled():
-            return False
+    def _native_layers(self, lora: Correction | None) -> list[tuple[FrozenLayer, Sequence[LowRank]]] | None:
+        """Every layer and its part of the adapter; None where one of them cannot pass natively."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        layers = []
         for number, layer in enumerate(self._layers):
             adapter = NO_ADAPTERS if lora is None else lora.low_ranks(number)
-            # All layers are alike in both: it is the first one that says no.
-            if layer.token is None or adapter is None:
-                return False
-            keys, values = cache.keys[number, 0], cache.values[number, 0]
-            layer.token.pass_token(
-                h, adapter, cos=cos, sin=sin, keys=keys, values=values, length=cache.length
+            if layer.native is None or adapter is None:
+                return None
+            layers.append((layer.native, adapter))
+        return layers
+
+    def _pass_natively(
+        self,
+        layers: Sequence[tuple[FrozenLayer, Sequence[LowRank]]],
+        h: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: KeyValueCache | None,
+    ) -> None:
+        """Take ``h`` [b, t, d] through all layers, in place."""
+        dtype = self._attention_dtype(h.shape[1], KEEP_ALL, cache)
+        for number, (native, adapter) in enumerate(layers):
+            if cache is not None and h.shape[:2] == (1, 1):
+                keys, values = cache.keys[number, 0], cache.values[number, 0]
+                native.pass_token(
+                    h[0, 0],
+                    adapter,
+                    cos=cos[0],
+                    sin=sin[0],
+                    keys=keys,
+                    values=values,
+                    length=cache.length,
+                )
+                continue
+            q, k, v = (
+                heads.transpose(1, 2) for heads in native.project(h, adapter, cos=cos, sin=sin, dtype=dtype)
             )
-        return True
+            if cache is not None:
+                k, v = cache.extended(number, k, v)
+            native.complete(h, adapter, _attention(q, k, v).transpose(1, 2).contiguous())
+            if self._returns_pages and cache is None:
+                self._layers[number].release_pages()
 
     def _layer(self, number: int, h: Tensor, pass_: _Pass) -> Tensor:
         layer = self._layers[number]
@@ -275,10 +305,11 @@ class Decoder:
             return in_bfloat16
         return Shelf((self.architecture.layers - keeping.recomputed) * self._shelved(tokens)).keep
 
-    def _attention_dtype(self, tokens: int, keeping: Keeping) -> torch.dtype:
+    def _attention_dtype(self, tokens: int, keeping: Keeping, cache: KeyValueCache | None) -> torch.dtype:
         rounds = keeping.rounded or not torch.is_grad_enabled()
-        worth = rounds and self._rounds_attention and tokens >= BFLOAT16_TOKENS
-        return torch.bfloat16 if worth else torch.float32
+        # A cache gives earlier keys and values in float32.
+        rounds = rounds and self._rounds_attention and (cache is None or cache.length == 0)
+        return torch.bfloat16 if rounds and tokens >= BFLOAT16_TOKENS else torch.float32
 
     def _embedded(self, tokens: NDArray[np.int64]) -> Tensor:
         codes, scale = self._embedding
@@ -304,15 +335,15 @@ class Decoder:
             for name, _ in a.vectors()
             if name.startswith(prefix)
         }
-        token = None
+        native = None
         if a.gated:
             sizes = {"heads": a.heads, "kv_heads": a.kv_heads, "head_size": a.head_size}
-            token = TokenLayer(planes, norms, **sizes, activation=a.activation, eps=a.norm_eps)
+            native = FrozenLayer(planes, norms, **sizes, activation=a.activation, eps=a.norm_eps)
         return _Layer(
             linears={name: frozen_linear(of_one, backward=self._backward) for name, of_one in planes.items()},
             norms=norms,
             packed=[plane.packed for of_one in planes.values() for plane in of_one],
-            token=token,
+            native=native,
         )
 
 

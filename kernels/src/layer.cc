@@ -1,0 +1,154 @@
+#include "layer.h"
+
+#include <algorithm>
+
+#include "bfloat16.h"
+#include "clones.h"
+#include "scratch.h"
+
+namespace sterna {
+namespace {
+
+// Of the calling thread: the left factors of adapted linears, and results on their way.
+thread_local Scratch left_scratch, wide_scratch, second_scratch;
+
+STERNA_CLONES void widen(const Bfloat16* x, int64_t length, float* y) {
+  for (int64_t i = 0; i < length; ++i) y[i] = load(x + i);
+}
+
+STERNA_CLONES void narrow(const float* x, int64_t length, Bfloat16* y) {
+  for (int64_t i = 0; i < length; ++i) store(x[i], y + i);
+}
+
+// One input and the linears that take it.
+class Fan {
+ public:
+  Fan(const Variant& v, const Layer& layer, const LowRank* adapter, std::initializer_list<Layer::Linear> linears,
+      int64_t rows, const ReadRow& read)
+      : layer_(layer), adapter_(adapter), first_(*linears.begin()), rows_(rows), left_(room(linears)),
+        input_(v, rows, depth(), [&](int64_t m, float* row) {
+          const float* x = read(m, row);
+          for (const Layer::Linear which : linears) lower(which, m, x);
+          return x;
+        }) {}
+
+  const Input& input() const { return input_; }
+
+  void multiply(Layer::Linear which, Result y) const {
+    const std::vector<Weights>& planes = layer_.linears[which];
+    if (y.is_bfloat16 && planes.size() > 1) {
+      // Rounded once, as their sum.
+      const int64_t count = rows_ * layer_.columns(which);
+      float* sums = second_scratch.get<float>(count);
+      multiply(which, {sums});
+      narrow(sums, count, static_cast<Bfloat16*>(y.data));
+      return;
+    }
+    forward(planes.front(), input_, thin(which), y);
+    for (size_t p = 1; p < planes.size(); ++p) forward(planes[p], input_, {}, {y.data, false, true});
+  }
+
+  Thin thin(Layer::Linear which) const {
+    const LowRank& low = adapter_[which];
+    return low.rank == 0 ? Thin{} : Thin{left(which), low.right, low.rank};
+  }
+
+ private:
+  int64_t depth() const { return layer_.linears[first_].front().k; }
+
+  float* room(std::initializer_list<Layer::Linear> linears) const {
+    int64_t ranks = 0;
+    for (const Layer::Linear which : linears) ranks += adapter_[which].rank;
+    return left_scratch.get<float>(ranks * rows_);
+  }
+
+  // Where x A^T of a linear lies, [rows][rank], behind those of the linears before it.
+  float* left(Layer::Linear which) const {
+    int64_t ranks = 0;
+    for (int before = first_; before < which; ++before) ranks += adapter_[before].rank;
+    return left_ + ranks * rows_;
+  }
+
+  void lower(Layer::Linear which, int64_t m, const float* x) const {
+    const LowRank& low = adapter_[which];
+    for (int64_t r = 0; r < low.rank; ++r) left(which)[m * low.rank + r] = dot(x, low.a + r * depth(), depth());
+  }
+
+  const Layer& layer_;
+  const LowRank* const adapter_;
+  const Layer::Linear first_;
+  const int64_t rows_;
+  float* const left_;
+  const Input input_;
+};
+
+const void* row_of(Rows rows, int64_t m, int64_t length) {
+  const int64_t bytes = rows.is_bfloat16 ? sizeof(Bfloat16) : sizeof(float);
+  return static_cast<const char*>(rows.data) + m * length * bytes;
+}
+
+// Rows as they are in float32 or, with the weight `w`, normed.
+ReadRow reading(Rows x, int64_t length, const float* w, float eps) {
+  return [=](int64_t m, float* room) {
+    const void* row = row_of(x, m, length);
+    if (w != nullptr) {
+      float inverse;
+      rms_norm({row, x.is_bfloat16}, w, eps, 1, length, room, &inverse);
+    } else if (x.is_bfloat16) {
+      widen(static_cast<const Bfloat16*>(row), length, room);
+    } else {
+      return static_cast<const float*>(row);
+    }
+    return static_cast<const float*>(room);
+  };
+}
+
+bool is_one_plane(const std::vector<Weights>& planes) { return planes.size() == 1 && planes.front().groups() == 1; }
+
+}  // namespace
+
+void project(const Variant& v, const Layer& layer, const LowRank* adapter, const float* h, int64_t rows,
+             const Angles& angles, const Projections& to) {
+  const int64_t hidden = layer.columns(Layer::kDown), attention = layer.columns(Layer::kQ);
+  const Fan fan(v, layer, adapter, {Layer::kQ, Layer::kK, Layer::kV}, rows,
+                reading({h, false}, hidden, layer.norms[Layer::kAttention], layer.eps));
+  float* straight = wide_scratch.get<float>(rows * std::max(attention, layer.columns(Layer::kK)));
+  const auto turned = [&](Layer::Linear which, int64_t heads, void* turned_to) {
+    fan.multiply(which, {straight});
+    rotate({straight, false}, angles.cos, angles.sin, 1.0f, rows, angles.period, heads, layer.head_size,
+           to.are_bfloat16, turned_to);
+  };
+  turned(Layer::kQ, layer.heads, to.q);
+  turned(Layer::kK, layer.kv_heads, to.k);
+  fan.multiply(Layer::kV, {to.v, to.are_bfloat16});
+}
+
+void complete(const Variant& v, const Layer& layer, const LowRank* adapter, Rows attention, int64_t rows,
+              bool in_bfloat16, float* h) {
+  const int64_t hidden = layer.columns(Layer::kDown), wide = layer.columns(Layer::kGate);
+  const auto linears_of = [&](Layer::Linear which) -> const std::vector<Weights>& { return layer.linears[which]; };
+  Fan(v, layer, adapter, {Layer::kO}, rows,
+      reading(attention, layer.columns(Layer::kQ), layer.norms[Layer::kAttentionSub], layer.eps))
+      .multiply(Layer::kO, {h, false, true});
+
+  float* product = wide_scratch.get<float>(rows * wide);
+  Rows gated = {product, false};
+  {
+    const Fan fan(v, layer, adapter, {Layer::kGate, Layer::kUp}, rows,
+                  reading({h, false}, hidden, layer.norms[Layer::kFeedForward], layer.eps));
+    if (is_one_plane(linears_of(Layer::kGate)) && is_one_plane(linears_of(Layer::kUp)) && !fan.input().is_few()) {
+      gated.is_bfloat16 = in_bfloat16;
+      forward_gated(linears_of(Layer::kGate).front(), linears_of(Layer::kUp).front(), layer.act, fan.input(),
+                    fan.thin(Layer::kGate), fan.thin(Layer::kUp), {product, in_bfloat16});
+    } else {
+      float* up = second_scratch.get<float>(rows * wide);
+      fan.multiply(Layer::kGate, {product});
+      fan.multiply(Layer::kUp, {up});
+      gate_block(layer.act, product, up, wide, rows, wide, product, false, wide);
+    }
+  }
+  Fan(v, layer, adapter, {Layer::kDown}, rows, reading(gated, wide, layer.norms[Layer::kFeedForwardSub], layer.eps))
+      .multiply(Layer::kDown, {h, false, true});
+}
+
+}  // namespace sterna
