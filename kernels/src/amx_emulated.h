@@ -79,6 +79,29 @@ inline void emulated_dpbsud(int sum, int a, int b) {
     }
 }
 
+// sum[m][n] += a[m][2k + i] * b[k][2n + i] over k and i, in bfloat16
+inline void emulated_dpbf16ps(int sum, int a, int b) {
+  check(sum), check(a), check(b);
+  const auto& c = tiles.config;
+  require(c.rows[sum] == c.rows[a] && c.row_bytes[a] == 4 * c.rows[b] && c.row_bytes[sum] == c.row_bytes[b],
+          "shapes of tiles do not match");
+  const auto number = [](const uint8_t* at) {
+    const uint32_t bits = static_cast<uint32_t>(at[0] | at[1] << 8) << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+  };
+  for (int m = 0; m < c.rows[sum]; ++m)
+    for (int n = 0; n < c.row_bytes[sum] / 4; ++n) {
+      float total;
+      memcpy(&total, &tiles.data[sum][m][4 * n], 4);
+      for (int k = 0; k < c.rows[b]; ++k)
+        for (int i = 0; i < 2; ++i)
+          total += number(&tiles.data[a][m][4 * k + 2 * i]) * number(&tiles.data[b][k][4 * n + 2 * i]);
+      memcpy(&tiles.data[sum][m][4 * n], &total, 4);
+    }
+}
+
 }  // namespace
 }  // namespace sterna
 
@@ -88,9 +111,11 @@ inline void emulated_dpbsud(int sum, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbsud
+#undef _tile_dpbf16ps
 #define _tile_loadconfig(config) emulated_loadconfig(config)
 #define _tile_release() emulated_release()
 #define _tile_zero(tile) emulated_zero(tile)
 #define _tile_loadd(tile, base, stride) emulated_load(tile, base, stride)
 #define _tile_stored(tile, base, stride) emulated_store(tile, base, stride)
 #define _tile_dpbsud(sum, a, b) emulated_dpbsud(sum, a, b)
+#define _tile_dpbf16ps(sum, a, b) emulated_dpbf16ps(sum, a, b)

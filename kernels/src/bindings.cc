@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "attention.h"
 #include "ceilings.h"
 #include "dispatch.h"
 #include "int8.h"
@@ -115,8 +116,35 @@ void rotate(uintptr_t x, bool is_bfloat16, uintptr_t cos, uintptr_t sin, float s
             int64_t period, int64_t heads, int64_t size, bool to_bfloat16, uintptr_t y) {
   if (tokens == 0) return;
   if (period < 1 || size % 2 != 0) throw std::invalid_argument("a rotation needs a period and an even size");
-  sterna::rotate(rows_at(x, is_bfloat16), at<const float>(cos), at<const float>(sin), sign, tokens, period, heads,
+  sterna::rotate(rows_at(x, is_bfloat16), {at<const float>(cos), at<const float>(sin), period}, sign, tokens, heads,
                  size, to_bfloat16, at<void>(y));
+}
+
+void put_heads(uintptr_t x, bool is_bfloat16, int64_t sequences, int64_t tokens, int64_t heads, int64_t size,
+               int64_t capacity, int64_t first, uintptr_t room) {
+  if (first < 0 || first + tokens > capacity)
+    throw std::invalid_argument(std::to_string(tokens) + " tokens from " + std::to_string(first) + " on, there is room for " +
+                                std::to_string(capacity));
+  const int64_t length = tokens * heads * size * (is_bfloat16 ? 2 : 4);
+  for (int64_t s = 0; s < sequences; ++s)
+    sterna::put_heads(rows_at(x + s * length, is_bfloat16), tokens, heads, size, capacity, first,
+                      at<float>(room) + s * heads * capacity * size);
+}
+
+// Of bfloat16 sequences one after the other. False, and nothing is done, where there is no attention for them.
+bool attend(uintptr_t q, uintptr_t k, uintptr_t v, int64_t sequences, int64_t queries, int64_t keys, int64_t heads,
+            int64_t kv_heads, int64_t size, uintptr_t y) {
+  using sterna::Bfloat16;
+  const sterna::Variant& variant = sterna::variant_in_use();
+  if (!sterna::attends(variant, size)) return false;
+  if (kv_heads < 1 || heads % kv_heads != 0 || queries > keys)
+    throw std::invalid_argument("heads must be a multiple of kv_heads, and keys as many as queries at least");
+  const int64_t one = queries * heads * size, other = keys * kv_heads * size;
+  for (int64_t s = 0; s < sequences; ++s)
+    sterna::attend_many(variant, {at<const Bfloat16>(q) + s * one, at<const Bfloat16>(k) + s * other,
+                                  at<const Bfloat16>(v) + s * other, at<Bfloat16>(y) + s * one, queries, keys, heads,
+                                  kv_heads, size});
+  return true;
 }
 
 // Of a matrix: packed, n, k, scale, scales, group. Of an adapter's linear: a, right, rank.
@@ -262,6 +290,10 @@ NB_MODULE(_native, m) {
         "rows"_a, "length"_a, "dgate"_a, "dup"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("rotate", &rotate, "x"_a, "is_bfloat16"_a, "cos"_a, "sin"_a, "sign"_a, "tokens"_a, "period"_a, "heads"_a,
         "size"_a, "to_bfloat16"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("put_heads", &put_heads, "x"_a, "is_bfloat16"_a, "sequences"_a, "tokens"_a, "heads"_a, "size"_a, "capacity"_a,
+        "first"_a, "room"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("attend", &attend, "q"_a, "k"_a, "v"_a, "sequences"_a, "queries"_a, "keys"_a, "heads"_a, "kv_heads"_a,
+        "size"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<sterna::Layer>(m, "Layer");
   m.def("layer", &layer_of, "heads"_a, "kv_heads"_a, "head_size"_a, "act"_a, "eps"_a, "linears"_a,
         "norms"_a);

@@ -4,13 +4,14 @@
 
 #include "bfloat16.h"
 #include "clones.h"
+#include "lower.h"
 #include "scratch.h"
 
 namespace sterna {
 namespace {
 
 // Of the calling thread: the left factors of adapted linears, and results on their way.
-thread_local Scratch left_scratch, wide_scratch, second_scratch;
+thread_local Scratch left_scratch, wide_scratch, second_scratch, gated_scratch;
 
 STERNA_CLONES void widen(const Bfloat16* x, int64_t length, float* y) {
   for (int64_t i = 0; i < length; ++i) y[i] = load(x + i);
@@ -24,11 +25,14 @@ STERNA_CLONES void narrow(const float* x, int64_t length, Bfloat16* y) {
 class Fan {
  public:
   Fan(const Variant& v, const Layer& layer, const LowRank* adapter, std::initializer_list<Layer::Linear> linears,
-      int64_t rows, const ReadRow& read)
+      int64_t rows, const ReadRows& read)
       : layer_(layer), adapter_(adapter), first_(*linears.begin()), rows_(rows), left_(room(linears)),
-        input_(v, rows, depth(), [&](int64_t m, float* row) {
-          const float* x = read(m, row);
-          for (const Layer::Linear which : linears) lower(which, m, x);
+        input_(v, rows, depth(), [&](int64_t m, int64_t count, float* room_for_them) {
+          const float* x = read(m, count, room_for_them);
+          for (const Layer::Linear which : linears) {
+            const LowRank& low = adapter_[which];
+            if (low.rank > 0) lower(x, count, depth(), low.a, low.rank, left(which) + m * low.rank);
+          }
           return x;
         }) {}
 
@@ -69,11 +73,6 @@ class Fan {
     return left_ + ranks * rows_;
   }
 
-  void lower(Layer::Linear which, int64_t m, const float* x) const {
-    const LowRank& low = adapter_[which];
-    for (int64_t r = 0; r < low.rank; ++r) left(which)[m * low.rank + r] = dot(x, low.a + r * depth(), depth());
-  }
-
   const Layer& layer_;
   const LowRank* const adapter_;
   const Layer::Linear first_;
@@ -88,16 +87,17 @@ const void* row_of(Rows rows, int64_t m, int64_t length) {
 }
 
 // Rows as they are in float32 or, with the weight `w`, normed.
-ReadRow reading(Rows x, int64_t length, const float* w, float eps) {
-  return [=](int64_t m, float* room) {
-    const void* row = row_of(x, m, length);
+ReadRows reading(Rows x, int64_t length, const float* w, float eps) {
+  return [=](int64_t m, int64_t count, float* room) {
+    const void* first = row_of(x, m, length);
     if (w != nullptr) {
       float inverse;
-      rms_norm({row, x.is_bfloat16}, w, eps, 1, length, room, &inverse);
+      for (int64_t r = 0; r < count; ++r)
+        rms_norm({row_of(x, m + r, length), x.is_bfloat16}, w, eps, 1, length, room + r * length, &inverse);
     } else if (x.is_bfloat16) {
-      widen(static_cast<const Bfloat16*>(row), length, room);
+      widen(static_cast<const Bfloat16*>(first), count * length, room);
     } else {
-      return static_cast<const float*>(row);
+      return static_cast<const float*>(first);
     }
     return static_cast<const float*>(room);
   };
@@ -109,14 +109,18 @@ bool is_one_plane(const std::vector<Weights>& planes) { return planes.size() == 
 
 void project(const Variant& v, const Layer& layer, const LowRank* adapter, const float* h, int64_t rows,
              const Angles& angles, const Projections& to) {
-  const int64_t hidden = layer.columns(Layer::kDown), attention = layer.columns(Layer::kQ);
+  const int64_t hidden = layer.columns(Layer::kDown);
   const Fan fan(v, layer, adapter, {Layer::kQ, Layer::kK, Layer::kV}, rows,
                 reading({h, false}, hidden, layer.norms[Layer::kAttention], layer.eps));
-  float* straight = wide_scratch.get<float>(rows * std::max(attention, layer.columns(Layer::kK)));
-  const auto turned = [&](Layer::Linear which, int64_t heads, void* turned_to) {
+  const auto turned = [&](Layer::Linear which, int64_t heads, void* y) {
+    const std::vector<Weights>& planes = layer.linears[which];
+    if (planes.size() == 1 && turns(planes.front(), fan.input(), layer.head_size)) {
+      forward_turned(planes.front(), fan.input(), fan.thin(which), angles, layer.head_size, {y, to.are_bfloat16});
+      return;
+    }
+    float* straight = wide_scratch.get<float>(rows * layer.columns(which));
     fan.multiply(which, {straight});
-    rotate({straight, false}, angles.cos, angles.sin, 1.0f, rows, angles.period, heads, layer.head_size,
-           to.are_bfloat16, turned_to);
+    rotate({straight, false}, angles, 1.0f, rows, heads, layer.head_size, to.are_bfloat16, y);
   };
   turned(Layer::kQ, layer.heads, to.q);
   turned(Layer::kK, layer.kv_heads, to.k);
@@ -126,27 +130,25 @@ void project(const Variant& v, const Layer& layer, const LowRank* adapter, const
 void complete(const Variant& v, const Layer& layer, const LowRank* adapter, Rows attention, int64_t rows,
               bool in_bfloat16, float* h) {
   const int64_t hidden = layer.columns(Layer::kDown), wide = layer.columns(Layer::kGate);
-  const auto linears_of = [&](Layer::Linear which) -> const std::vector<Weights>& { return layer.linears[which]; };
   Fan(v, layer, adapter, {Layer::kO}, rows,
       reading(attention, layer.columns(Layer::kQ), layer.norms[Layer::kAttentionSub], layer.eps))
       .multiply(Layer::kO, {h, false, true});
 
-  float* product = wide_scratch.get<float>(rows * wide);
-  Rows gated = {product, false};
+  const Result z = {gated_scratch.get<float>(rows * wide), in_bfloat16};
   {
     const Fan fan(v, layer, adapter, {Layer::kGate, Layer::kUp}, rows,
                   reading({h, false}, hidden, layer.norms[Layer::kFeedForward], layer.eps));
-    if (is_one_plane(linears_of(Layer::kGate)) && is_one_plane(linears_of(Layer::kUp)) && !fan.input().is_few()) {
-      gated.is_bfloat16 = in_bfloat16;
-      forward_gated(linears_of(Layer::kGate).front(), linears_of(Layer::kUp).front(), layer.act, fan.input(),
-                    fan.thin(Layer::kGate), fan.thin(Layer::kUp), {product, in_bfloat16});
+    const std::vector<Weights>&gate = layer.linears[Layer::kGate], &up = layer.linears[Layer::kUp];
+    if (is_one_plane(gate) && is_one_plane(up) && !fan.input().is_few()) {
+      forward_gated(gate.front(), up.front(), layer.act, fan.input(), fan.thin(Layer::kGate), fan.thin(Layer::kUp), z);
     } else {
-      float* up = second_scratch.get<float>(rows * wide);
-      fan.multiply(Layer::kGate, {product});
-      fan.multiply(Layer::kUp, {up});
-      gate_block(layer.act, product, up, wide, rows, wide, product, false, wide);
+      float *gates = wide_scratch.get<float>(rows * wide), *ups = second_scratch.get<float>(rows * wide);
+      fan.multiply(Layer::kGate, {gates});
+      fan.multiply(Layer::kUp, {ups});
+      gate_block(layer.act, gates, ups, wide, rows, wide, z.data, in_bfloat16, wide);
     }
   }
+  const Rows gated = {z.data, in_bfloat16};
   Fan(v, layer, adapter, {Layer::kDown}, rows, reading(gated, wide, layer.norms[Layer::kFeedForwardSub], layer.eps))
       .multiply(Layer::kDown, {h, false, true});
 }

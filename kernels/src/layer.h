@@ -31,13 +31,6 @@ struct Layer {
   int64_t columns(Linear which) const { return linears[which].front().n; }
 };
 
-// The angles of the positions, cos and sin [period][head_size / 2]: row t has those of t % period.
-struct Angles {
-  const float* cos;
-  const float* sin;
-  int64_t period;
-};
-
 // What attention works on, [rows][heads or kv_heads][head_size], all in float32 or all in bfloat16.
 struct Projections {
   void* q;
@@ -52,7 +45,7 @@ void project(const Variant&, const Layer&, const LowRank* adapter, const float* 
              const Projections&);
 
 // Adds to h what the layer makes of its attention, [rows][heads * head_size], and of its feed-forward part.
-// `in_bfloat16`: gated activations are rounded on their way from one product to the next, where there are many.
+// `in_bfloat16`: gated activations are rounded on their way from one product to the next.
 void complete(const Variant&, const Layer&, const LowRank* adapter, Rows attention, int64_t rows, bool in_bfloat16,
               float* h);
 

@@ -21,7 +21,7 @@ constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this
 // Of the calling thread, then those of matrices with groups.
 thread_local Scratch activations_scratch, sums_scratch, steps_scratch, factors_scratch, up_factors_scratch;
 thread_local Scratch grouped_scratch, grouped_sums_scratch, column_scratch;
-thread_local Scratch panel_scratch, part_scratch, total_scratch, row_scratch;  // of each thread that works
+thread_local Scratch panel_scratch, part_scratch, total_scratch, rows_scratch;  // of each thread that works
 
 struct Activations {
   const int8_t* codes;
@@ -40,7 +40,7 @@ constexpr RowKind kActivationRows = {kActivationFloor, 1, false};
 
 // The rows as `read` gives them; the factors are the steps alone.
 Activations quantise(const Variant& v, int64_t tile, int64_t rows, int64_t length, const RowKind& kind,
-                     const ReadRow& read) {
+                     const ReadRows& read) {
   const int64_t depth = round_up(length, kBlockColumns), limbs = kind.limbs;
   int8_t* codes = activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth);
   int32_t* sums = sums_scratch.get<int32_t>(rows * limbs);
@@ -49,10 +49,10 @@ Activations quantise(const Variant& v, int64_t tile, int64_t rows, int64_t lengt
     return codes + limb_row / tile * tile * depth + limb_row % tile * kBlockColumns;
   };
   for_each_item(ceil_div(rows, kQuantiseRows), rows * length * kQuantiseWork, [&](int64_t item) {
-    const int64_t end = std::min(rows, (item + 1) * kQuantiseRows);
-    float* room = row_scratch.get<float>(length);
-    for (int64_t m = item * kQuantiseRows; m < end; ++m) {
-      v.quantise_row({read(m, room), length, depth, kind.floor, kind.limbs, start(m * limbs),
+    const int64_t first = item * kQuantiseRows, count = std::min(rows - first, kQuantiseRows);
+    const float* x = read(first, count, rows_scratch.get<float>(kQuantiseRows * length));
+    for (int64_t m = first; m < first + count; ++m, x += length) {
+      v.quantise_row({x, length, depth, kind.floor, kind.limbs, start(m * limbs),
                       start(m * limbs + limbs - 1), tile * kBlockColumns, sums + m * limbs, steps + m,
                       kind.is_stochastic, m});
     }
@@ -160,6 +160,13 @@ struct Target {
   }
 };
 
+// Asks for where a panel's results will go, while it is multiplied: rows that far apart are not foreseen.
+void expect(const Target& to, int64_t rows, int64_t columns) {
+  const char* row = static_cast<const char*>(to.out.data);
+  for (int64_t r = 0; r < rows; ++r, row += to.columns * to.element_bytes())
+    for (int64_t b = 0; b < columns * to.element_bytes(); b += 64) __builtin_prefetch(row + b, 1, 2);
+}
+
 // How many rows fit the cache.
 int64_t chunk_of(int64_t rows, int64_t depth, int limbs) {
   const int64_t fitting = std::max<int64_t>(16, kActivationBytes / (depth * limbs));
@@ -183,6 +190,7 @@ void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const 
     uint8_t* codes = panel_scratch.get<uint8_t>(a.depth * width);
     const bool is_done = is_plain && c == width;
     float* part = is_done ? to.floats(m0, c0) : part_scratch.get<float>(m * width);
+    if (to.out.is_added) expect(to.from(m0, c0), m, c);
     // m0 is a multiple of 16, so it starts a tile.
     v.multiply({w, is_forward, c0, codes, a.codes + m0 * limbs * a.depth, a.sums + m0 * limbs, a.factors + m0,
                 m, a.depth, limbs, part, is_done ? to.columns : width, is_done && streams});
@@ -252,9 +260,42 @@ void multiply_few_grouped(const Variant& v, const Weights& w, const GroupedActiv
   });
 }
 
+Activations with_scale_of(const Weights& w, const Input& x, Scratch& scratch) {
+  return scaled({x.codes, x.sums, x.steps, x.depth}, x.rows, w.scale, scratch);
+}
+
+// One of two panels whose results meet before they leave the cache.
+struct Half {
+  const Weights& w;
+  Activations a;
+  Thin thin;
+
+  // m rows from m0 on of its columns from c0 on, c of them, to part [m][panel_columns].
+  void multiply(const Variant& v, int64_t m0, int64_t m, int64_t c0, int64_t c, float* part) const {
+    const int64_t width = v.panel_columns;
+    uint8_t* codes = panel_scratch.get<uint8_t>(a.depth * width);
+    v.multiply({w, true, c0, codes, a.codes + m0 * a.depth, a.sums + m0, a.factors + m0, m, a.depth, 1, part, width,
+                false});
+    if (w.scales == nullptr && thin.rank == 0) return;
+    const Thin rest = thin.rank == 0 ? thin : Thin{thin.left + m0 * thin.rank, thin.right + c0, thin.rank};
+    const float* scales = w.scales == nullptr ? nullptr : w.scales + c0;
+    finish({part, width, m, c, scales, rest, w.n, {part}, width, false});
+  }
+};
+
+// Calls body(panel, m0, m) for every pair of panels and chunk of rows.
+template <class Body>
+void for_each_pair(const Input& x, int64_t panels, int64_t work, Body body) {
+  const int64_t chunk = chunk_of(x.rows, x.depth, 1);
+  for_each_item(ceil_div(x.rows, chunk) * panels, work, [&](int64_t item) {
+    const int64_t m0 = item / panels * chunk;
+    body(item % panels, m0, std::min(chunk, x.rows - m0));
+  });
+}
+
 }  // namespace
 
-Input::Input(const Variant& v, int64_t row_count, int64_t k, const ReadRow& read)
+Input::Input(const Variant& v, int64_t row_count, int64_t k, const ReadRows& read)
     : variant(v), rows(row_count), depth(round_up(k, kBlockColumns)) {
   const auto a = quantise(v, is_few() ? 1 : v.tile_rows, rows, k, kActivationRows, read);
   codes = a.codes;
@@ -264,7 +305,7 @@ Input::Input(const Variant& v, int64_t row_count, int64_t k, const ReadRow& read
 
 void forward(const Weights& w, const Input& x, const Thin& thin, Result y) {
   const Variant& v = x.variant;
-  const auto a = scaled({x.codes, x.sums, x.steps, x.depth}, x.rows, w.scale, factors_scratch);
+  const auto a = with_scale_of(w, x, factors_scratch);
   const Target to = {thin, y, w.n};
   if (w.scales != nullptr && w.groups() > 1) {
     const GroupedActivations by_group(a, x.is_few() ? 1 : v.tile_rows, x.rows, w.group);
@@ -278,33 +319,39 @@ void forward(const Weights& w, const Input& x, const Thin& thin, Result y) {
 
 void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, const Thin& thin, Result y) {
   if (rows == 0) return;
-  forward(w, Input(v, rows, w.k, [=](int64_t m, float*) { return x + m * w.k; }), thin, y);
+  forward(w, Input(v, rows, w.k, [=](int64_t m, int64_t, float*) { return x + m * w.k; }), thin, y);
 }
 
 void forward_gated(const Weights& gate, const Weights& up, Activation act, const Input& x, const Thin& gate_thin,
                    const Thin& up_thin, Result z) {
-  const Variant& v = x.variant;
-  const Activations unscaled = {x.codes, x.sums, x.steps, x.depth};
-  const Activations for_gate = scaled(unscaled, x.rows, gate.scale, factors_scratch);
-  const Activations for_up = scaled(unscaled, x.rows, up.scale, up_factors_scratch);
-  const int64_t width = v.panel_columns, panels = ceil_div(gate.n, width), chunk = chunk_of(x.rows, x.depth, 1);
-  for_each_item(ceil_div(x.rows, chunk) * panels, 2 * x.rows * gate.n * gate.k, [&](int64_t item) {
-    const int64_t m0 = item / panels * chunk, c0 = item % panels * width;
-    const int64_t m = std::min(chunk, x.rows - m0), c = std::min(width, gate.n - c0);
-    uint8_t* codes = panel_scratch.get<uint8_t>(x.depth * width);
-    float* parts = part_scratch.get<float>(2 * m * width);
-    const auto multiply = [&](const Weights& w, const Activations& a, const Thin& thin, float* part) {
-      v.multiply({w, true, c0, codes, a.codes + m0 * a.depth, a.sums + m0, a.factors + m0, m, a.depth, 1, part, width,
-                  false});
-      if (w.scales == nullptr && thin.rank == 0) return;
-      const Thin rest = {thin.left + m0 * thin.rank, thin.right + c0, thin.rank};
-      finish({part, width, m, c, w.scales == nullptr ? nullptr : w.scales + c0, thin.rank == 0 ? thin : rest, gate.n,
-              {part}, width, false});
-    };
-    multiply(gate, for_gate, gate_thin, parts);
-    multiply(up, for_up, up_thin, parts + m * width);
+  const int64_t width = x.variant.panel_columns;
+  const Half first = {gate, with_scale_of(gate, x, factors_scratch), gate_thin};
+  const Half second = {up, with_scale_of(up, x, up_factors_scratch), up_thin};
+  for_each_pair(x, ceil_div(gate.n, width), 2 * x.rows * gate.n * gate.k, [&](int64_t panel, int64_t m0, int64_t m) {
+    const int64_t c0 = panel * width, c = std::min(width, gate.n - c0);
     const Target to = Target{{}, z, gate.n}.from(m0, c0);
-    gate_block(act, parts, parts + m * width, width, m, c, to.out.data, to.out.is_bfloat16, gate.n);
+    expect(to, m, c);
+    float* parts = part_scratch.get<float>(2 * m * width);
+    first.multiply(x.variant, m0, m, c0, c, parts);
+    second.multiply(x.variant, m0, m, c0, c, parts + m * width);
+    gate_block(act, parts, parts + m * width, width, m, c, to.out.data, z.is_bfloat16, gate.n);
+  });
+}
+
+bool turns(const Weights& w, const Input& x, int64_t size) {
+  return !x.is_few() && w.groups() == 1 && size / 2 % x.variant.panel_columns == 0;
+}
+
+void forward_turned(const Weights& w, const Input& x, const Thin& thin, const Angles& angles, int64_t size, Result y) {
+  const int64_t width = x.variant.panel_columns, half = size / 2, of_a_head = half / width;
+  const Half part = {w, with_scale_of(w, x, factors_scratch), thin};
+  for_each_pair(x, w.n / size * of_a_head, x.rows * w.n * w.k, [&](int64_t panel, int64_t m0, int64_t m) {
+    const int64_t i0 = panel % of_a_head * width, c0 = panel / of_a_head * size + i0;
+    const Target to = Target{{}, y, w.n}.from(m0, c0);
+    float* parts = part_scratch.get<float>(2 * m * width);
+    part.multiply(x.variant, m0, m, c0, width, parts);
+    part.multiply(x.variant, m0, m, c0 + half, width, parts + m * width);
+    rotate_block(parts, parts + m * width, width, m, width, angles, m0, i0, half, to.out.data, y.is_bfloat16, w.n);
   });
 }
 
@@ -314,10 +361,11 @@ void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, 
   // Small elements beside a large one would all round to zero: by chance the sum of many comes out right.
   const RowKind kind = {kGradientFloor, limbs, limbs == 1};
   const auto multiply = [&](const Weights& part, const float* scales, const Target& to) {
-    const auto a = quantise(v, v.tile_rows, rows, w.n, kind, [=](int64_t m, float* room) {
-      const float* row = g + m * w.n;
-      if (scales == nullptr) return row;
-      std::transform(row, row + w.n, scales, room, std::multiplies<>());
+    const auto a = quantise(v, v.tile_rows, rows, w.n, kind, [=](int64_t m, int64_t count, float* room) {
+      const float* from = g + m * w.n;
+      if (scales == nullptr) return from;
+      for (int64_t at = 0; at < count * w.n; at += w.n)
+        std::transform(from + at, from + at + w.n, scales, room + at, std::multiplies<>());
       return static_cast<const float*>(room);
     });
     multiply_panels(v, part, false, scaled(a, rows, w.scale, factors_scratch), rows, limbs, to);

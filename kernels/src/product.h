@@ -9,15 +9,15 @@
 
 namespace sterna {
 
-// Returns row m of what goes into a product, and may write it to `room`, which takes one row. Threads that work call it,
-// once for each row, in any order.
-using ReadRow = std::function<const float*(int64_t m, float* room)>;
+// Returns the rows [count][k] from m on of what goes into a product, and may write them to `room`, which takes as many.
+// Threads that work call it, once for each row, in any order.
+using ReadRows = std::function<const float*(int64_t m, int64_t count, float* room)>;
 
 // Rows [rows, k] of activations, quantised to int8 once for all the products that take them. They lie in memory of the
 // thread that made them, which has room for one such input at a time.
 class Input {
  public:
-  Input(const Variant&, int64_t rows, int64_t k, const ReadRow&);
+  Input(const Variant&, int64_t rows, int64_t k, const ReadRows&);
 
   // So few that the products read the packed weights and unpack nothing.
   bool is_few() const { return rows <= variant.gemv_rows; }
@@ -39,7 +39,12 @@ void forward(const Weights&, const Input& x, const Thin& thin, Result y);
 void forward_gated(const Weights& gate, const Weights& up, Activation, const Input& x, const Thin& gate_thin,
                    const Thin& up_thin, Result z);
 
-// The same of rows x [rows, k] that no other product takes.
+// y [rows, n] = x W^T + thin, each head of `size` columns rotated by the angles of its row's position. Where it `turns`:
+// for more than a few rows, no scales of groups, and heads whose halves are whole panels.
+bool turns(const Weights&, const Input& x, int64_t size);
+void forward_turned(const Weights&, const Input& x, const Thin& thin, const Angles&, int64_t size, Result y);
+
+// y of rows x [rows, k] that no other product takes.
 void forward(const Variant&, const Weights&, const float* x, int64_t rows, const Thin& thin, Result y);
 
 // dx [rows, k] = g [rows, n] W, rows of g, times the scales of rows of W, quantised to `limbs` (1 or 2) int8

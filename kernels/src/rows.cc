@@ -126,15 +126,33 @@ STERNA_CLONES void gated_backward_row(const float* g, const T* gate, const T* up
   }
 }
 
+// `columns` of both halves; y's second half is `half` further on.
+template <class T, class U>
+[[gnu::always_inline]] inline void rotate_columns(const T* first, const T* second, const float* cos, const float* sin,
+                                                  float sign, int64_t columns, int64_t half, U* y) {
+  for (int64_t i = 0; i < columns; ++i) {
+    const float left = load(first + i), right = load(second + i), turn = sign * sin[i];
+    store(left * cos[i] - right * turn, y + i);
+    store(right * cos[i] + left * turn, y + half + i);
+  }
+}
+
+template <class U>
+STERNA_CLONES void rotate_halves(const float* first, const float* second, const float* cos, const float* sin, float sign,
+                                 int64_t columns, int64_t half, U* y) {
+  rotate_columns(first, second, cos, sin, sign, columns, half, y);
+}
+
 template <class T, class U>
 STERNA_CLONES void rotate_token(const T* x, const float* cos, const float* sin, float sign, int64_t heads,
                                 int64_t half, U* y) {
   for (int64_t head = 0; head < heads; ++head, x += 2 * half, y += 2 * half)
-    for (int64_t i = 0; i < half; ++i) {
-      const float first = load(x + i), second = load(x + half + i), turn = sign * sin[i];
-      store(first * cos[i] - second * turn, y + i);
-      store(second * cos[i] + first * turn, y + half + i);
-    }
+    rotate_columns(x, x + half, cos, sin, sign, half, half, y);
+}
+
+template <class T>
+STERNA_CLONES void copy_row(const T* x, int64_t length, float* y) {
+  for (int64_t i = 0; i < length; ++i) y[i] = load(x + i);
 }
 
 // The scores of one head become weights that add up to 1 / the number returned.
@@ -155,10 +173,6 @@ STERNA_CLONES void mix(const float* weights, const float* values, float factor, 
   for (int64_t t = 0; t < count; ++t)
     for (int64_t i = 0; i < size; ++i) y[i] += weights[t] * values[t * size + i];
   for (int64_t i = 0; i < size; ++i) y[i] *= factor;
-}
-
-STERNA_CLONES float dot_row(const float* x, const float* y, int64_t length) {
-  return sum_of(length, [=](int64_t i) { return x[i] * y[i]; });
 }
 
 template <class Body>
@@ -251,18 +265,41 @@ void gated_backward(Activation act, const float* g, Rows gate, Rows up, const fl
   });
 }
 
-void rotate(Rows x, const float* cos, const float* sin, float sign, int64_t tokens, int64_t period, int64_t heads,
-            int64_t size, bool to_bfloat16, void* y) {
+void rotate(Rows x, const Angles& angles, float sign, int64_t tokens, int64_t heads, int64_t size, bool to_bfloat16,
+            void* y) {
   const int64_t half = size / 2;
   typed(x, [&](auto from) {
     for_each_row(tokens, heads * size, [&](int64_t token) {
-      const int64_t start = token * heads * size, angle = token % period * half;
+      const int64_t start = token * heads * size, at = token % angles.period * half;
+      const float *cos = angles.cos + at, *sin = angles.sin + at;
       if (to_bfloat16) {
-        rotate_token(from + start, cos + angle, sin + angle, sign, heads, half,
-                     static_cast<Bfloat16*>(y) + start);
+        rotate_token(from + start, cos, sin, sign, heads, half, static_cast<Bfloat16*>(y) + start);
       } else {
-        rotate_token(from + start, cos + angle, sin + angle, sign, heads, half, static_cast<float*>(y) + start);
+        rotate_token(from + start, cos, sin, sign, heads, half, static_cast<float*>(y) + start);
       }
+    });
+  });
+}
+
+void rotate_block(const float* first, const float* second, int64_t stride, int64_t rows, int64_t columns,
+                  const Angles& angles, int64_t t0, int64_t i0, int64_t half, void* y, bool to_bfloat16,
+                  int64_t y_stride) {
+  for (int64_t row = 0; row < rows; ++row, first += stride, second += stride) {
+    const int64_t at = (t0 + row) % angles.period * half + i0;
+    const float *cos = angles.cos + at, *sin = angles.sin + at;
+    if (to_bfloat16) {
+      rotate_halves(first, second, cos, sin, 1.0f, columns, half, static_cast<Bfloat16*>(y) + row * y_stride);
+    } else {
+      rotate_halves(first, second, cos, sin, 1.0f, columns, half, static_cast<float*>(y) + row * y_stride);
+    }
+  }
+}
+
+void put_heads(Rows x, int64_t tokens, int64_t heads, int64_t size, int64_t capacity, int64_t first, float* room) {
+  typed(x, [&](auto from) {
+    for_each_row(tokens, heads * size, [&](int64_t token) {
+      for (int64_t head = 0; head < heads; ++head)
+        copy_row(from + (token * heads + head) * size, size, room + (head * capacity + first + token) * size);
     });
   });
 }
@@ -281,7 +318,5 @@ void attend(const float* q, const float* keys, const float* values, int64_t head
     mix(scores.data(), values + from, factor, size, count, y + head * size);
   });
 }
-
-float dot(const float* x, const float* y, int64_t length) { return dot_row(x, y, length); }
 
 }  // namespace sterna

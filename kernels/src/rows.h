@@ -16,6 +16,13 @@ struct Rows {
   bool is_bfloat16;
 };
 
+// The angles of positions, cos and sin [period][head_size / 2]: row t has those of t % period.
+struct Angles {
+  const float* cos;
+  const float* sin;
+  int64_t period;
+};
+
 enum class Activation { kRelu2, kSilu };
 
 // y = w x / rms(x), rms(x) = sqrt(mean(x^2) + eps); inverse [rows] receives 1 / rms(x).
@@ -37,17 +44,21 @@ void gate_block(Activation act, const float* gate, const float* up, int64_t stri
 void gated_backward(Activation act, const float* g, Rows gate, Rows up, const float* w, const float* inverse,
                     int64_t rows, int64_t length, float* dgate, float* dup);
 
-// Half-rotation of x [tokens][heads][size] by the angles of its positions, cos and sin [period][size / 2]: row t
-// has the angles of t % period. `sign` -1 turns back. Reads and writes float32 or bfloat16.
-void rotate(Rows x, const float* cos, const float* sin, float sign, int64_t tokens, int64_t period, int64_t heads,
-            int64_t size, bool to_bfloat16, void* y);
+// Half-rotation of x [tokens][heads][size] by the angles of its positions; `sign` -1 turns back. Reads and writes
+// float32 or bfloat16.
+void rotate(Rows x, const Angles&, float sign, int64_t tokens, int64_t heads, int64_t size, bool to_bfloat16, void* y);
+
+// The same of a block of one head: rows from position `t0` on, the columns from `i0` on of both halves, `stride` apart;
+// y and, `half` further on, its second half have rows `y_stride` apart.
+void rotate_block(const float* first, const float* second, int64_t stride, int64_t rows, int64_t columns, const Angles&,
+                  int64_t t0, int64_t i0, int64_t half, void* y, bool to_bfloat16, int64_t y_stride);
+
+// Rows x [tokens][heads][size] become the rows from `first` on of each head in `room` [heads][capacity][size].
+void put_heads(Rows x, int64_t tokens, int64_t heads, int64_t size, int64_t capacity, int64_t first, float* room);
 
 // The attention of one token, y [heads][size] = softmax(q k^T / sqrt(size)) v: q [heads][size], the first `count`
 // rows of keys and values [kv_heads][capacity][size]; heads / kv_heads heads in a row share theirs.
 void attend(const float* q, const float* keys, const float* values, int64_t heads, int64_t kv_heads, int64_t size,
             int64_t capacity, int64_t count, float* y);
-
-// The sum of x[i] y[i], in 64 interleaved parts.
-float dot(const float* x, const float* y, int64_t length);
 
 }  // namespace sterna

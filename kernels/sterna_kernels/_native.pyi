@@ -77,6 +77,29 @@ def rotate(
     to_bfloat16: bool,
     y: int,
 ) -> None: ...
+def put_heads(
+    x: int,
+    is_bfloat16: bool,
+    sequences: int,
+    tokens: int,
+    heads: int,
+    size: int,
+    capacity: int,
+    first: int,
+    room: int,
+) -> None: ...
+def attend(
+    q: int,
+    k: int,
+    v: int,
+    sequences: int,
+    queries: int,
+    keys: int,
+    heads: int,
+    kv_heads: int,
+    size: int,
+    y: int,
+) -> bool: ...
 
 class Layer:
     pass

@@ -54,18 +54,35 @@ class FrozenLayer:
         self._sizes = (heads, kv_heads, head_size)
         self._hidden = linears["down"][0].shape[0]
 
+    def projections(self, h: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Room for what ``project`` makes of hidden states [b, t, d]: q [b, t, h, e], k and v [b, t, kv, e].
+
+        Args:
+            dtype: float32 or bfloat16.
+        """
+        heads, kv_heads, size = self._sizes
+        q = h.new_empty((*h.shape[:2], heads, size), dtype=dtype)
+        k, v = (h.new_empty((*h.shape[:2], kv_heads, size), dtype=dtype) for _ in range(2))
+        return q, k, v
+
     def project(
-        self, h: Tensor, adapter: Sequence[LowRank], *, cos: Tensor, sin: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries [b, t, h, e] and keys [b, t, kv, e], and values like keys, of ``h`` [b, t, d].
+        self,
+        h: Tensor,
+        adapter: Sequence[LowRank],
+        *,
+        cos: Tensor,
+        sin: Tensor,
+        to: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        """Write the queries, keys and values of ``h`` [b, t, d] to ``to``, queries and keys rotated.
 
         Args:
             adapter: for each of LINEARS.
             cos, sin: [t, e/2], of the positions.
-            dtype: of the results, float32 or bfloat16.
+            to: as ``projections`` makes them.
 
         Raises:
-            TypeError: a tensor is not float32.
+            TypeError: a tensor has another type.
             ValueError: one has another shape or is not contiguous.
         """
         heads, kv_heads, size = self._sizes
@@ -73,8 +90,10 @@ class FrozenLayer:
         _check(h, (b, t, self._hidden))
         _check(cos, (t, size // 2))
         _check(sin, (t, size // 2))
-        q = h.new_empty((b, t, heads, size), dtype=dtype)
-        k, v = (h.new_empty((b, t, kv_heads, size), dtype=dtype) for _ in range(2))
+        q, k, v = to
+        rounded = q.dtype is torch.bfloat16
+        for tensor, of_them in ((q, heads), (k, kv_heads), (v, kv_heads)):
+            _check(tensor, (b, t, of_them, size), torch.bfloat16 if rounded else float32)
         _native.project(
             self._native,
             adapter,
@@ -83,12 +102,11 @@ class FrozenLayer:
             cos.data_ptr(),
             sin.data_ptr(),
             t,
-            dtype is torch.bfloat16,
+            rounded,
             q.data_ptr(),
             k.data_ptr(),
             v.data_ptr(),
         )
-        return q, k, v
 
     def complete(self, h: Tensor, adapter: Sequence[LowRank], attention: Tensor) -> None:
         """Take ``h`` [b, t, d] through what follows its ``attention`` [b, t, h, e], in place.
@@ -146,6 +164,44 @@ class FrozenLayer:
             length,
             h.data_ptr(),
         )
+
+
+def put_heads(x: Tensor, room: Tensor, first: int) -> None:
+    """Copy ``x`` [b, t, kv, e], float32 or bfloat16, to the rows from ``first`` on of ``room`` [b, kv, c, e].
+
+    Raises:
+        TypeError: a tensor has another type.
+        ValueError: shapes do not fit, one is not contiguous, or there is no room.
+    """
+    b, t, kv_heads, size = x.shape
+    rounded = x.dtype is torch.bfloat16
+    _check(x, (b, t, kv_heads, size), torch.bfloat16 if rounded else float32)
+    capacity = room.shape[2]
+    _check(room, (b, kv_heads, capacity, size))
+    _native.put_heads(x.data_ptr(), rounded, b, t, kv_heads, size, capacity, first, room.data_ptr())
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Put softmax(q k^T / sqrt(e) + causal) v in the place of ``q``; the last query sees the last key.
+
+    Shapes: q [b, t, h, e], k and v [b, c, kv, e] with h a multiple of kv.
+
+    Returns:
+        False, and nothing is done, where the variant in use has no attention of its own for such tensors: it
+        is AMX that has one, for bfloat16.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    tensors = (q, k, v)
+    if any(x.dtype is not torch.bfloat16 or not x.is_contiguous() for x in tensors):
+        return False
+    b, t, heads, size = q.shape
+    keys, kv_heads = k.shape[1:3]
+    if k.shape != (b, keys, kv_heads, size) or v.shape != k.shape:
+        raise ValueError(f"q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}")
+    at = q.data_ptr()
+    return _native.attend(at, k.data_ptr(), v.data_ptr(), b, t, keys, heads, kv_heads, size, at)
 
 
 def _check(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = float32) -> None:

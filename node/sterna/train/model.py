@@ -24,7 +24,7 @@ from sterna.train.linear import PlaneSum, frozen_linear
 from sterna.train.pages import release
 from sterna_kernels import variant
 from sterna_kernels.torch import Backward, TernaryLinear
-from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, LowRank
+from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, LowRank, attended, put_heads
 from sterna_kernels.torch_rows import (
     Keep,
     Shelf,
@@ -78,8 +78,8 @@ class KeyValueCache:
 
     def __init__(self, architecture: Architecture, *, sequences: int, tokens: int) -> None:
         shape = (architecture.layers, sequences, architecture.kv_heads, tokens, architecture.head_size)
-        self.keys = torch.zeros(shape)
-        self.values = torch.zeros(shape)
+        self.keys = torch.empty(shape)
+        self.values = torch.empty(shape)
         self.length = 0
 
     @property
@@ -95,6 +95,15 @@ class KeyValueCache:
         if self.length == 0:
             return key, value
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def with_rows(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without gradients, from [b, t, kv, e] to [b, all, kv, e]."""
+        put_heads(key, self.keys[layer], self.length)
+        put_heads(value, self.values[layer], self.length)
+        if self.length == 0:
+            return key, value
+        end = self.length + key.shape[1]
+        return self.keys[layer, :, :, :end].transpose(1, 2), self.values[layer, :, :, :end].transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +240,7 @@ class Decoder:
         cache: KeyValueCache | None,
     ) -> None:
         """Take ``h`` [b, t, d] through all layers, in place."""
-        dtype = self._attention_dtype(h.shape[1], KEEP_ALL, cache)
+        projections = layers[0][0].projections(h, self._attention_dtype(h.shape[1], KEEP_ALL, cache))
         for number, (native, adapter) in enumerate(layers):
             if cache is not None and h.shape[:2] == (1, 1):
                 keys, values = cache.keys[number, 0], cache.values[number, 0]
@@ -245,12 +254,14 @@ class Decoder:
                     length=cache.length,
                 )
                 continue
-            q, k, v = (
-                heads.transpose(1, 2) for heads in native.project(h, adapter, cos=cos, sin=sin, dtype=dtype)
-            )
+            native.project(h, adapter, cos=cos, sin=sin, to=projections)
+            q, k, v = projections
             if cache is not None:
-                k, v = cache.extended(number, k, v)
-            native.complete(h, adapter, _attention(q, k, v).transpose(1, 2).contiguous())
+                k, v = cache.with_rows(number, k, v)
+            if not attended(q, k, v):
+                heads = _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+                q = heads.transpose(1, 2).contiguous()
+            native.complete(h, adapter, q)
             if self._returns_pages and cache is None:
                 self._layers[number].release_pages()
 

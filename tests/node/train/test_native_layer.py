@@ -94,8 +94,9 @@ def test_rounded_attention_and_activations_move_a_layer_less_than_int8_does(tmp_
     h = torch.randn(2, 40, a.hidden_size, generator=rng)
     angles = torch.randn(2, 40, a.head_size // 2, generator=rng)
     turned = {"cos": angles[0], "sin": angles[1]}
-    exact = layer.project(h, NO_ADAPTERS, **turned, dtype=torch.float32)
-    rounded = layer.project(h, NO_ADAPTERS, **turned, dtype=torch.bfloat16)
+    exact, rounded = (layer.projections(h, dtype) for dtype in (torch.float32, torch.bfloat16))
+    for projections in (exact, rounded):
+        layer.project(h, NO_ADAPTERS, **turned, to=projections)
     assert all(torch.equal(x.to(torch.bfloat16), y) for x, y in zip(exact, rounded, strict=True))
     attention = torch.randn(2, 40, a.heads, a.head_size, generator=rng).to(torch.bfloat16)
     after, after_rounding = h.clone(), h.clone()

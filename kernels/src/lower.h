@@ -1,0 +1,12 @@
+// The small side of an adapter: rows of activations times the few rows of A.
+#pragma once
+
+#include <cstdint>
+
+namespace sterna {
+
+// left [count][rank] = x [count][length] a [rank][length]^T. Sums are float32 in an order that follows the vector
+// length, like those of rows.h.
+void lower(const float* x, int64_t count, int64_t length, const float* a, int64_t rank, float* left);
+
+}  // namespace sterna

@@ -1,0 +1,165 @@
+"""A layer in native calls gives the bits of its operations one by one; attention is near the exact one."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import sterna_kernels
+from sterna_kernels import TernaryMatrix
+from sterna_kernels.torch import ternary_linear
+from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, attended, put_heads
+from sterna_kernels.torch_rows import gated, rms_norm, rotated
+
+EPS = 1e-5
+NO_ADAPTERS = [NO_ADAPTER] * len(LINEARS)
+with_attention = pytest.mark.parametrize("variant", ["amx", "amx-emulated"], indirect=True)
+
+
+class Shape:
+    """Hidden 96, feed-forward 160; heads of ``size``, as many of keys and values as ``kv_heads``."""
+
+    def __init__(self, rng: np.random.Generator, *, heads: int, kv_heads: int, size: int, rows: bool) -> None:
+        self.heads, self.kv_heads, self.size = heads, kv_heads, size
+        columns, kv, ffn = heads * size, kv_heads * size, 160
+        shapes = [(columns, 96), (kv, 96), (kv, 96), (96, columns), (ffn, 96), (ffn, 96), (96, ffn)]
+        self.linears = {
+            name: self._matrix(rng, shape, rows) for name, shape in zip(LINEARS, shapes, strict=True)
+        }
+        lengths = {"attn_norm": 96, "attn_sub_norm": columns, "ffn_norm": 96, "ffn_sub_norm": ffn}
+        self.norms = {
+            name: torch.tensor(rng.uniform(0.5, 1.5, n).astype(np.float32)) for name, n in lengths.items()
+        }
+        self.layer = FrozenLayer(
+            {name: [matrix] for name, matrix in self.linears.items()},
+            self.norms,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_size=size,
+            activation="relu2",
+            eps=EPS,
+        )
+
+    def _matrix(self, rng: np.random.Generator, shape: tuple[int, int], rows: bool) -> TernaryMatrix:
+        codes = rng.integers(-1, 2, shape).astype(np.int8)
+        if not rows:
+            return TernaryMatrix.from_codes(codes, 0.1)
+        return TernaryMatrix.from_codes(
+            codes, 1.0, row_scales=rng.uniform(0.05, 0.2, shape[0]).astype(np.float32)
+        )
+
+    def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return ternary_linear(x, self.linears[name])
+
+    def norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, self.norms[name], EPS)
+
+
+@pytest.fixture(
+    params=[
+        {"heads": 3, "kv_heads": 1, "size": 10, "rows": False},
+        # Halves of heads are whole panels, of every variant.
+        {"heads": 2, "kv_heads": 1, "size": 128, "rows": False},
+        {"heads": 2, "kv_heads": 2, "size": 128, "rows": True},
+    ],
+    ids=["small heads", "large heads", "scales of rows"],
+)
+def shape(request, rng) -> Shape:
+    return Shape(rng, **request.param)
+
+
+def normal(rng: np.random.Generator, *sizes: int) -> torch.Tensor:
+    return torch.tensor(rng.standard_normal(sizes).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("tokens", [1, 2, 9, 33])
+def test_projections_are_those_of_the_operations_one_by_one(variant, rng, shape, tokens, dtype):
+    h = normal(rng, 2, tokens, 96)
+    cos, sin = normal(rng, tokens, shape.size // 2), normal(rng, tokens, shape.size // 2)
+    projections = shape.layer.projections(h, dtype)
+    shape.layer.project(h, NO_ADAPTERS, cos=cos, sin=sin, to=projections)
+    x = shape.norm("attn_norm", h)
+    expected = [shape.linear(name, x).view(2, tokens, -1, shape.size) for name in ("q", "k", "v")]
+    expected[:2] = [rotated(heads, cos, sin) for heads in expected[:2]]
+    for got, wanted in zip(projections, expected, strict=True):
+        assert torch.equal(got, wanted.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("tokens", [1, 2, 9, 33])
+def test_the_rest_is_that_of_the_operations_one_by_one(variant, rng, shape, tokens, dtype):
+    h = normal(rng, 1, tokens, 96)
+    attention = normal(rng, 1, tokens, shape.heads, shape.size).to(dtype)
+    expected = h + shape.linear("o", shape.norm("attn_sub_norm", attention.flatten(2)))
+    x = shape.norm("ffn_norm", expected)
+    inner = gated("relu2", shape.linear("gate", x), shape.linear("up", x), None, EPS)
+    expected = expected + shape.linear("down", shape.norm("ffn_sub_norm", inner.to(dtype)))
+    shape.layer.complete(h, NO_ADAPTERS, attention)
+    assert torch.equal(h, expected)
+
+
+def test_rows_of_heads_go_behind_those_that_are_there(rng):
+    room = torch.zeros(2, 3, 9, 8)
+    x, y = normal(rng, 2, 4, 3, 8), normal(rng, 2, 5, 3, 8).to(torch.bfloat16)
+    put_heads(x, room, 0)
+    put_heads(y, room, 4)
+    assert torch.equal(room, torch.cat([x, y.float()], 1).transpose(1, 2))
+    with pytest.raises(ValueError, match="5 tokens from 5 on, there is room for 9"):
+        put_heads(y, room, 5)
+
+
+@with_attention
+@pytest.mark.parametrize(
+    ("queries", "keys", "heads", "kv_heads", "size"),
+    [(1, 1, 1, 1, 32), (33, 33, 4, 2, 64), (40, 71, 2, 1, 96), (64, 64, 2, 2, 128), (5, 32, 3, 3, 32)],
+)
+def test_attention_is_the_exact_one_rounded_to_bfloat16(variant, rng, queries, keys, heads, kv_heads, size):
+    q = normal(rng, 2, queries, heads, size).to(torch.bfloat16)
+    k, v = (normal(rng, 2, keys, kv_heads, size).to(torch.bfloat16) for _ in range(2))
+    expected = exact_attention(q, k, v)
+    if not attended(q, k, v):
+        pytest.skip("this processor has tiles of int8 alone")
+    # Each weight is rounded to 2^-9 of itself, and so is the result: no more than that of the largest value.
+    assert (q.double() - expected).abs().max() <= 2**-8 * v.abs().max()
+
+
+def exact_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    q, k, v = (x.double().transpose(1, 2) for x in (q, k, v))
+    seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2)
+
+
+@with_attention
+def test_large_scores_leave_one_key_in_charge(variant, rng):
+    q = torch.full((1, 40, 1, 32), 100.0, dtype=torch.bfloat16)
+    k = normal(rng, 1, 40, 1, 32).to(torch.bfloat16)
+    v = normal(rng, 1, 40, 1, 32).to(torch.bfloat16)
+    expected = exact_attention(q, k, v)
+    if attended(q, k, v):
+        assert (q.double() - expected).abs().max() <= 2**-8 * v.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(40, torch.bfloat16), (32, torch.float32)], ids=["other size", "float32"]
+)
+def test_what_it_has_no_attention_for_is_left_as_it_is(variant, rng, size, dtype):
+    q, k, v = (normal(rng, 1, 8, 1, size).to(dtype) for _ in range(3))
+    before = q.clone()
+    assert not attended(q, k, v)
+    assert torch.equal(q, before)
+
+
+def test_variants_without_tiles_have_no_attention():
+    before = sterna_kernels.variant()
+    sterna_kernels.use_variant("scalar")
+    try:
+        assert not attended(*(torch.zeros(1, 8, 1, 32, dtype=torch.bfloat16) for _ in range(3)))
+    finally:
+        sterna_kernels.use_variant(before)
+
+
+def test_keys_of_other_heads_are_refused():
+    q, k = torch.zeros(1, 8, 3, 32, dtype=torch.bfloat16), torch.zeros(1, 8, 2, 32, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="q, k and v have shapes"):
+        attended(q, k, k[:, :4].contiguous())
