@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sterna.errors import ConfigError
 from sterna.home import BASES, home_folder
 from sterna.train.base import Base, builtin_bases, open_base
+from sterna.wording import refusal
 from sterna_protocol.swarm.charter import Charter, SignedCharter, sign_charter
 from sterna_protocol.swarm.defaults import TOKENS_PER_SEQUENCE, default_charter
 from sterna_protocol.wire.signing import SigningKey
@@ -102,9 +103,9 @@ def found(base: FoundBase, key: SigningKey, choices: FoundingChoices) -> SignedC
             tokens_per_sequence=min(TOKENS_PER_SEQUENCE, architecture.max_context),
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from error
+        field = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+        option = f"--{field.replace('_', '-')}" if field in chosen else field or "the charter"
+        raise ConfigError(refusal(option, error)) from error
     return sign_charter(charter, (key,))
 
 

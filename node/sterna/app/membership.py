@@ -19,6 +19,7 @@ from sterna.app.status import read_status
 from sterna.errors import ConfigError
 from sterna.store import NEXT_KEY, Disk, Store, WaitingActs, next_seed, reported
 from sterna.swarm.light import genesis_digest
+from sterna.wording import refusal
 from sterna_protocol.errors import MalformedMessage, Untimely
 from sterna_protocol.round.chain import Chain
 from sterna_protocol.swarm.charter import Charter, SignedCharter
@@ -141,8 +142,7 @@ def invite(home: Path | None, *, uses: int, rounds: int, may_invite: int) -> dic
             may_invite=may_invite,
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from error
+        raise ConfigError(refusal(f"--{error.errors()[0]['loc'][0]}".replace("_", "-"), error)) from error
     head = member.chain.head
     ticket = Ticket(
         swarm=member.swarm,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -24,7 +26,8 @@ from sterna.cli import (
     swarm,
     verify,
 )
-from sterna.cli.output import fail
+from sterna.cli.output import console, fail, notices
+from sterna.cli.usage import explain, is_help
 from sterna.errors import NodeError
 from sterna.home import home_folder
 from sterna_protocol.errors import ProtocolError
@@ -35,6 +38,9 @@ EXIT_INTERNAL = 70
 EXIT_PROTOCOL = 6
 """What came from a peer or a ticket is not what it claims to be; the same code as a failed verification."""
 
+EXIT_USAGE = 2
+"""The command line cannot be; the same code as any other ConfigError."""
+
 app = typer.Typer(
     name="sterna",
     no_args_is_help=True,
@@ -44,6 +50,24 @@ app = typer.Typer(
     help="Laptops fine-tune one ternary language model together, with nobody in the middle.",
     epilog="First try: sterna demo",
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        console.print(f"sterna {version('sterna')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    print_version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Laptops fine-tune one ternary language model together, with nobody in the middle."""
+
+
 app.command("demo")(demo.demo)
 app.command("init")(identity.init)
 app.add_typer(identity.app, name="id")
@@ -75,16 +99,22 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of ``sterna ARGUMENTS``."""
     try:
-        app(arguments, prog_name="sterna")
+        # What it returns is the code of a command that ended itself, or None.
+        return app(arguments, prog_name="sterna", standalone_mode=False) or 0
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
+    except typer.TyperException as error:
+        if is_help(error):
+            notices.print(error.format_message())
+            return EXIT_USAGE
+        message, code = explain(error), EXIT_USAGE
     except (NodeError, ProtocolError) as error:
-        return fail(str(error), error.exit_code if isinstance(error, NodeError) else EXIT_PROTOCOL)
-    except KeyboardInterrupt:
+        message, code = str(error), error.exit_code if isinstance(error, NodeError) else EXIT_PROTOCOL
+    except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never reads a traceback
-        return fail(_record_crash(error, _home(arguments)), EXIT_INTERNAL)
-    return 0
+        message, code = _record_crash(error, _home(arguments)), EXIT_INTERNAL
+    return fail(message, code, as_json="--json" in arguments)
 
 
 class LogLines(logging.Formatter):

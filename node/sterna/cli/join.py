@@ -42,7 +42,7 @@ ToleranceOption = Annotated[
         "served before; else it is followed but not served.",
     ),
 ]
-TicketArgument = Annotated[str, typer.Argument(help="The ticket a member gave you.")]
+TicketArgument = Annotated[str, typer.Argument(metavar="TICKET", help="The ticket a member gave you.")]
 
 
 def join(

@@ -34,7 +34,9 @@ def invite(
 
 
 def revoke(
-    peer: Annotated[str, typer.Argument(help="The peer to cut off, as `sterna peers` shows it.")],
+    peer: Annotated[
+        str, typer.Argument(metavar="PEER", help="The peer to cut off, as `sterna peers` shows it.")
+    ],
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -31,8 +31,13 @@ def emit(value: Any, *, one_line: bool = False) -> None:
     sys.stdout.flush()
 
 
-def fail(message: str, code: int) -> int:
-    """Print one line on standard error and return ``code``."""
+def fail(message: str, code: int, *, as_json: bool = False) -> int:
+    """Say on standard error, in one line, why a command ends with ``code``, and return that.
+
+    Args:
+        as_json: for programs: one JSON object with ``error`` and ``exit_code``.
+    """
     line = " ".join(message.split())
-    sys.stderr.write(f"sterna: {line}\n")
+    text = json.dumps({"error": line, "exit_code": code}) if as_json else f"error: {line}"
+    sys.stderr.write(text + "\n")
     return code

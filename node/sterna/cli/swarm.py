@@ -87,7 +87,7 @@ def create(
 @app.command("reform")
 def reform(
     text: Annotated[
-        str | None, typer.Argument(help="The reform of another founder; none: propose one.")
+        str | None, typer.Argument(metavar="REFORM", help="The reform of another founder; none: propose one.")
     ] = None,
     committee: Annotated[
         list[str] | None,

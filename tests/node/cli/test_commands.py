@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,14 @@ def test_a_charter_that_cannot_be_names_the_value(
     home: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["swarm", "create", "--data", str(text), "--min-deltas", "1000"]) == 2
-    assert "1000" in one_line_of(capsys.readouterr().err)
+    assert one_line_of(capsys.readouterr().err) == "error: --min-deltas 1000: give 64 or less\n"
+
+
+def test_a_name_that_would_hide_text_is_refused(
+    home: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["swarm", "create", "--data", str(text), "--name", "a\tb"]) == 2
+    assert "--name 'a\\tb': leave out control characters" in one_line_of(capsys.readouterr().err)
 
 
 def test_a_demo_of_two_files_is_refused(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,9 +189,44 @@ def test_chaos_needs_three_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     assert "at least 3 rounds" in one_line_of(capsys.readouterr().err)
 
 
-def test_a_wrong_option_ends_with_the_usage_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["pull", "--no-such-option"]) == 2
-    assert "--no-such-option" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("pull --no-such-option", "no such option: --no-such-option; see `sterna pull --help`"),
+        ("nonsense", "no such command 'nonsense'; see `sterna --help`"),
+        ("join", "missing argument 'TICKET'; see `sterna join --help`"),
+        ("simulate --peers x", "--peers x: give a whole number"),
+        ("swarm create --data x --train-seconds soon", "--train-seconds soon: give a number"),
+        ("swarm create --data x --train-seconds inf", "--train-seconds inf: give 604800 or less"),
+        ("invite --uses 0", "--uses 0: give 1 or more"),
+        ("pull TICKET --format x", "--format: 'x' is not one of 'peft', 'gguf', 'sterna'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_the_usage_code(
+    words: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words.split()) == 2
+    assert one_line_of(capsys.readouterr().err) == f"error: {line}\n"
+
+
+def test_with_json_an_error_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--peers", "x", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.err) == {"error": "--peers x: give a whole number", "exit_code": 2}
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("words", [[], ["swarm"]])
+def test_a_command_given_nothing_prints_its_help(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    assert capsys.readouterr().err.startswith(f"Usage: {' '.join(['sterna', *words])} [OPTIONS] COMMAND")
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"sterna {version('sterna')}\n"
 
 
 @pytest.mark.real
@@ -271,4 +314,4 @@ main()
 
 def test_a_failure_is_one_line_whatever_its_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail("first\nsecond\n  third", 5) == 5
-    assert re.fullmatch(r"sterna: first second third\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: first second third\n", capsys.readouterr().err)
