@@ -15,10 +15,9 @@ from sterna.home import BASES, home_folder
 from sterna.train.base import Base, builtin_bases, open_base
 from sterna.wording import refusal
 from sterna_protocol.swarm.charter import Charter, SignedCharter, sign_charter
-from sterna_protocol.swarm.defaults import TOKENS_PER_SEQUENCE, default_charter
+from sterna_protocol.swarm.defaults import TOKENS_PER_SEQUENCE, Rule, default_charter
 from sterna_protocol.wire.signing import SigningKey
 
-Rule = Literal["mean", "clip+mean", "median", "trimmed", "nnm+trimmed", "clip+filter"]
 Quorum = Literal["byzantine", "majority"]
 AdmissionMode = Literal["invite", "open", "psk"]
 

@@ -18,7 +18,8 @@ from sterna.simulate.attacks import MIXED
 from sterna.simulate.faults import Faults
 from sterna.simulate.plot import write_plot
 from sterna.simulate.report import Report
-from sterna.simulate.trial import TRIM_PERCENT, Entrance, Trial
+from sterna.simulate.trial import Entrance, Trial
+from sterna_protocol.swarm.defaults import RULE, TRIM_PERCENT
 
 MAX_SEEDS = 1_000_000
 
@@ -40,7 +41,7 @@ def simulate(
     admission: Annotated[
         Entrance, typer.Option(help="Who takes part: trust everybody, or as in a charter's invite or open.")
     ] = "trust",
-    rule: Annotated[str, typer.Option(help="Merge rule of the charter.")] = "mean",
+    rule: Annotated[str, typer.Option(help="Merge rule of the charter.")] = RULE,
     trim: Annotated[
         int, typer.Option(help="Per cent of a slate that the rule takes for liars.")
     ] = TRIM_PERCENT,
@@ -75,7 +76,7 @@ def simulate(
 
     Example: sterna simulate --peers 30 --rounds 10 --seed 1 --loss 0.2 --partition 0.5 --byzantine 0.2
 
-    Example: sterna simulate --peers 20 --learning on --byzantine 0.2 --attack alie --rule clip+filter
+    Example: sterna simulate --peers 20 --learning on --byzantine 0.2 --attack alie
     """
     if grid is not None:
         simulate_grid(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sterna.app.founding import AdmissionMode, FoundingChoices, Quorum, Rule
+from sterna.app.founding import AdmissionMode, FoundingChoices, Quorum
 from sterna.app.node import NodeOptions, create_swarm
 from sterna.app.reform import reform as reform_swarm
 from sterna.cli.join import (
@@ -21,6 +21,7 @@ from sterna.cli.join import (
 )
 from sterna.cli.output import HomeOption, JsonFlag, console, emit
 from sterna.swarm.gate import DEFAULT_TOLERANCE
+from sterna_protocol.swarm.defaults import Rule
 
 app = typer.Typer(no_args_is_help=True, help="Found a swarm.", rich_markup_mode=None)
 

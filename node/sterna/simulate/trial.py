@@ -18,7 +18,7 @@ from sterna.simulate.poison import POISONS
 from sterna.simulate.report import Learned, Report
 from sterna.simulate.world import Casting, World
 from sterna_protocol.swarm.charter import MAX_FOUNDERS, Charter, MergeRule, Recipe
-from sterna_protocol.swarm.defaults import default_charter
+from sterna_protocol.swarm.defaults import RULE, TRIM_PERCENT, default_charter
 
 MIN_PEERS = 4
 """Below four members a quorum tolerates nobody, and every crash stops the swarm."""
@@ -40,7 +40,6 @@ VOTE_MILLISECONDS = 1_000
 SICK_SECONDS_PER_ROUND = 60.0
 """How long faults go on at most; with the network cut half of the time a round takes about 40 s."""
 
-TRIM_PERCENT = 20
 MAX_TRIM_PERCENT = 45
 
 RECIPE = Recipe(
@@ -84,7 +83,7 @@ class Trial:
     trainers: int | None = None
     byzantine: float = 0.0
     attack: str = MIXED
-    rule: str = "mean"
+    rule: str = RULE
     trim: int = TRIM_PERCENT
     admission: Entrance = "trust"
     base: str | None = None
@@ -140,9 +139,9 @@ class Trial:
                 words.append(f"--{name} {value!r}")
         if self.byzantine:
             words.append(f"--byzantine {self.byzantine!r}")
-        if self.attack != MIXED:
+        if self.byzantine and self.attack != MIXED:
             words.append(f"--attack {self.attack}")
-        if self.rule != "mean":
+        if self.rule != RULE:
             words.append(f"--rule {self.rule}")
         if self.trim != TRIM_PERCENT:
             words.append(f"--trim {self.trim}")

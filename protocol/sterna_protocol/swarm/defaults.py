@@ -16,6 +16,14 @@ from sterna_protocol.swarm.charter import (
     Timing,
 )
 
+Rule = Literal["mean", "clip+mean", "trimmed", "median", "nnm+trimmed", "clip+filter"]
+
+RULE: Final[Rule] = "clip+filter"
+"""Of eight attacks it loses least to the one that hurts it most (docs/experiments/byzantine.md)."""
+
+TRIM_PERCENT: Final = 30
+"""As many liars as a committee's quorum tolerates, and no more."""
+
 Linears = Sequence[tuple[str, int, int]]
 """(name, out_features, in_features) of each adapted linear of one layer: ("q", 256, 256), ..."""
 
@@ -51,8 +59,8 @@ def default_charter(
     subspaces: int | None = None,
     scale: int = 2,
     codec: Literal["int8", "int4", "ternary", "top2"] = "ternary",
-    rule: Literal["mean", "clip+mean", "trimmed", "median", "nnm+trimmed", "clip+filter"] = "clip+filter",
-    trim_percent: int = 30,
+    rule: Rule = RULE,
+    trim_percent: int = TRIM_PERCENT,
     steps: int = 40,
     sequences_per_step: int = 4,
     tokens_per_sequence: int = TOKENS_PER_SEQUENCE,

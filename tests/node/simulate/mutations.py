@@ -170,7 +170,8 @@ from sterna.simulate.trial import Trial, run_trial
 bad = Faults(loss=0.3, duplicate=0.1, partition=0.5, crash=0.4, skew=0.05)
 calm = Faults(loss=0.1)
 trials = [
-    Trial(peers=peers, rounds=5, seed=seed, byzantine=share, attack=attack, faults=faults)
+    Trial(peers=peers, rounds=5, seed=seed, byzantine=share, attack=attack, faults=faults,
+          rule="mean", trim=20)
     for seed in range(1, 3)
     for peers, share, attack, faults in (
         (8, 0.25, "forge", calm), (8, 0.25, "lie", calm), (8, 0.25, "late", calm),

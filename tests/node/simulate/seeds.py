@@ -20,7 +20,17 @@ BAD = Faults(loss=0.2, duplicate=0.1, partition=0.5, crash=0.1, skew=0.05)
 
 
 def trial(seed: int, rounds: int = 10) -> Trial:
-    return Trial(peers=30, rounds=rounds, seed=seed, trainers=12, byzantine=0.3, faults=BAD)
+    # Rule and trim are part of the charter, and so of the trace.
+    return Trial(
+        peers=30,
+        rounds=rounds,
+        seed=seed,
+        trainers=12,
+        byzantine=0.3,
+        rule="mean",
+        trim=20,
+        faults=BAD,
+    )
 
 
 def row(seed: int, rounds: int = 10) -> dict[str, Any]:

@@ -119,5 +119,5 @@ def test_the_command_gives_losses_and_a_picture(tmp_path, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert figures["loss_final"] == figures["losses"][-1] < figures["loss_before"]
     assert figures["loss_clean"] == pytest.approx(figures["loss_final"], abs=0.05)
-    assert figures["rule"] == "mean" and figures["attack"] is None
+    assert figures["rule"] == "clip+filter" and figures["attack"] is None
     assert picture.stat().st_size > 1000
