@@ -12,6 +12,7 @@ from rich.table import Table
 from sterna.app.engines import engine_of
 from sterna.app.simulation import run_simulation
 from sterna.cli.grid import EXIT_BROKEN, simulate_grid
+from sterna.cli.ignored import refuse_ignored
 from sterna.cli.output import JsonFlag, console, emit, notices
 from sterna.errors import ConfigError
 from sterna.simulate.attacks import MIXED
@@ -25,6 +26,7 @@ MAX_SEEDS = 1_000_000
 
 
 def simulate(
+    context: typer.Context,
     peers: Annotated[int, typer.Option(help="Nodes in the swarm, 4 to 5000.")] = 30,
     rounds: Annotated[int, typer.Option(help="Rounds that every honest node must close.")] = 10,
     seed: Annotated[int, typer.Option(help="Decides everything; the same seed is the same run.")] = 1,
@@ -78,6 +80,7 @@ def simulate(
 
     Example: sterna simulate --peers 20 --learning on --byzantine 0.2 --attack alie
     """
+    refuse_ignored(context)
     if grid is not None:
         simulate_grid(
             grid,
@@ -141,6 +144,7 @@ def _as_json(reports: list[Report]) -> dict[str, object]:
         "messages_per_node": _mean([report.messages_per_node for report in reports]),
         "bytes_per_node": _mean([report.bytes_per_node for report in reports]),
         "beyond_tolerance": sum(report.beyond_tolerance is not None for report in reports),
+        "not_promised": max((report.not_promised for report in reports), key=len),
     }
 
 
@@ -173,6 +177,13 @@ def _show(reports: list[Report]) -> None:
     if len(reports) == 1:
         table.add_row("trace digest", reports[0].trace_digest[:16])
     console.print(table)
+    first = next((report for report in reports if report.not_promised), None)
+    if first is not None:
+        console.print(
+            f"a committee tolerates fewer than a third of liars; seed {first.seed} had a third or more from "
+            f"round {first.beyond_tolerance} on. Not promised there: {'; '.join(first.not_promised)}.",
+            soft_wrap=True,
+        )
     for report in reports:
         for violation in report.violations:
             console.print(f"seed {report.seed}: {violation}", soft_wrap=True)

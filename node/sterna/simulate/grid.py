@@ -17,8 +17,10 @@ what stands in it is not run again.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
+import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -42,7 +44,18 @@ SMALLEST_BASE = "tiny"
 """What peers train over that learn, unless told otherwise."""
 
 FAULTS = frozenset(field.name for field in fields(Faults))
-OPTIONS = frozenset(field.name for field in fields(Trial)) - {"faults"} | FAULTS | {"learning"}
+
+Kind = tuple[str, tuple[type, ...]]
+_WHOLE: Kind = ("a whole number", (int,))
+_NUMBER: Kind = ("a number", (int, float))
+_WORD: Kind = ("a word in quotes", (str,))
+_KINDS_OF_FIELDS = {"int": _WHOLE, "int | None": _WHOLE, "float": _NUMBER}
+KINDS: dict[str, Kind] = {
+    field.name: _KINDS_OF_FIELDS.get(str(field.type), _WORD)
+    for field in (*fields(Trial), *fields(Faults))
+    if field.name != "faults"
+} | {"learning": _WORD}
+"""What each option takes, in words and as TOML gives it."""
 
 
 def read_grid(path: Path) -> list[Options]:
@@ -55,43 +68,64 @@ def read_grid(path: Path) -> list[Options]:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--grid {path} cannot be read: {error}") from error
+    try:
+        return _trials(content)
+    except ConfigError as error:
+        raise ConfigError(f"--grid {path}: {error}") from error
+
+
+def _trials(content: Options) -> list[Options]:
     if unknown := sorted(content.keys() - {"trial", "grid"}):
-        raise ConfigError(f"--grid {path}: unknown table [{unknown[0]}]: use [trial] and [grid]")
+        raise ConfigError(f"unknown table [{unknown[0]}]: use [trial] and [grid]")
     common, varied = content.get("trial", {}), content.get("grid", {})
+    for table, options in (("trial", common), ("grid", varied)):
+        if not isinstance(options, dict):
+            raise ConfigError(f"{table} must be a table: begin it with a line [{table}]")
+    for name, value in common.items():
+        _require_kind("trial", name, value)
     for name, values in varied.items():
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"--grid {path}: [grid] {name} must be a list of values")
-    count = 1
-    for values in varied.values():
-        count *= len(values)
+            raise ConfigError(f"[grid] {name} must be a list of values")
+        for value in values:
+            _require_kind("grid", name, value)
+    count = math.prod(len(values) for values in varied.values())
     if count > MAX_TRIALS:
-        raise ConfigError(f"--grid {path}: {count} trials, the limit is {MAX_TRIALS}: split the file")
+        raise ConfigError(f"{count} trials, the limit is {MAX_TRIALS}: split the file")
     trials = [
         {**common, **dict(zip(varied, values, strict=True))} for values in itertools.product(*varied.values())
     ]
-    for options in trials:
-        trial_of(options)
+    made = [trial_of(options) for options in trials]
+    if any(name in trials[0] for name in ("base", "sharing")) and not any(trial.base for trial in made):
+        raise ConfigError('base and sharing do nothing where nobody learns: add learning = "on"')
+    if "attack" in trials[0] and not any(trial.byzantine for trial in made):
+        raise ConfigError("attack does nothing where nobody attacks: add byzantine = SHARE")
     return trials
+
+
+def _require_kind(table: str, name: str, value: object) -> None:
+    """Return if ``value`` is of the kind that the option ``name`` takes."""
+    if name not in KINDS:
+        near = difflib.get_close_matches(name, KINDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose of {', '.join(sorted(KINDS))}"
+        raise ConfigError(f"[{table}] {name} is no option: {hint}")
+    expected, kinds = KINDS[name]
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise ConfigError(f"[{table}] {name} is {value!r}: give {expected}")
 
 
 def trial_of(options: Options) -> Trial:
     """The trial that ``options`` describe; ``peers``, ``rounds`` and ``seed`` are as in `sterna simulate`.
 
     Raises:
-        ConfigError: an option is unknown or out of range.
+        ConfigError: a value is out of range.
     """
-    if unknown := sorted(options.keys() - OPTIONS):
-        raise ConfigError(f"grid: unknown option {unknown[0]}: choose of {', '.join(sorted(OPTIONS))}")
     faults = {name: value for name, value in options.items() if name in FAULTS}
     rest = {name: value for name, value in options.items() if name not in FAULTS}
     learning = rest.pop("learning", "off")
     if learning not in ("on", "off"):
-        raise ConfigError(f"grid: learning is {learning!r}: give on or off")
+        raise ConfigError(f"learning is {learning!r}: give on or off")
     rest["base"] = rest.get("base", SMALLEST_BASE) if learning == "on" else None
-    try:
-        return Trial(**({"peers": 30, "rounds": 10, "seed": 1} | rest), faults=Faults(**faults))
-    except TypeError as error:
-        raise ConfigError(f"grid: an option has a value of the wrong kind: {error}") from error
+    return Trial(**({"peers": 30, "rounds": 10, "seed": 1} | rest), faults=Faults(**faults))
 
 
 def run_grid(trials: Sequence[Options], results: Path, engine: Engine) -> Iterator[Options]:

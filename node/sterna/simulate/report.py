@@ -10,6 +10,13 @@ from sterna.simulate.world import World
 if TYPE_CHECKING:
     from sterna.simulate.trial import Trial
 
+NOT_PROMISED = (
+    "that rounds close",
+    "one decision a round",
+    "that what is merged was sent by its author and attested by honest members",
+)
+"""What liars can break who are a third of a committee or more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
@@ -111,12 +118,18 @@ class Report:
     def is_good(self) -> bool:
         return not self.violations
 
+    @property
+    def not_promised(self) -> tuple[str, ...]:
+        """What the protocol did not promise in this run, for it had too many Byzantine members."""
+        return () if self.beyond_tolerance is None else NOT_PROMISED
+
     def as_json(self) -> dict[str, Any]:
         """All fields; the lists by node only where there are few nodes, losses only where peers learned."""
         fields = asdict(self)
         del fields["learned"]
         if self.learned is not None:
             fields |= asdict(self.learned) | {"loss_final": self.learned.loss_final}
+        fields["not_promised"] = self.not_promised
         rounds = max(1, self.certified_rounds)
         fields["messages_per_node_and_round"] = self.messages_per_node / rounds
         fields["bytes_per_node_and_round"] = self.bytes_per_node / rounds
