@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sterna.app.exporting import ModelFormat, export_base
 from sterna.app.founding import base_facts, list_bases
 from sterna.app.importing import import_base
 from sterna.cli.output import HomeOption, JsonFlag, console, emit
@@ -59,6 +60,29 @@ def import_(
     _show(facts)
     chosen = base.path.stem if out is None else out
     console.print(f"  sterna swarm create --base {chosen} --data notes.jsonl", soft_wrap=True)
+
+
+@app.command("export")
+def export(
+    base: Annotated[str, typer.Argument(help="Base to write; see `sterna base list`.")],
+    format_: Annotated[ModelFormat, typer.Option("--format", help="hf: a folder for transformers and PEFT.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write; nothing may be there yet.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a base for other tools, to put a pulled adapter on.
+
+    Example: sterna base export nano --format hf --out nano-hf/
+    """
+    written = export_base(base, out, format_, home=home)
+    if as_json:
+        emit(written)
+        return
+    console.print(
+        f"base {written['base']} ({written['digest'][:16]}), {written['bytes'] / 1e6:.1f} MB\n"
+        f"written to {written['path']}",
+        soft_wrap=True,
+    )
 
 
 def _show(base: dict[str, Any]) -> None:

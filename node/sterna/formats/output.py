@@ -6,17 +6,20 @@ import ctypes
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from sterna.errors import ConfigError, StorageError
 
+Content = bytes | Iterable[bytes]
+"""A file's bytes, at once or piece by piece."""
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: Content) -> None:
     """``path`` holds ``data``; a crash leaves what was there before, or this.
 
     Raises:
@@ -36,7 +39,7 @@ def write_file(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
 
 
-def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
+def write_directory(directory: Path, files: Mapping[str, Content]) -> None:
     """``directory`` holds exactly ``files``; a crash leaves what was there before, or this.
 
     A directory that is already there is replaced only if it holds nothing but files of these names.
@@ -83,7 +86,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def _require_replaceable(directory: Path, files: Mapping[str, bytes]) -> None:
+def _require_replaceable(directory: Path, files: Mapping[str, Content]) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise ConfigError(f"{directory} is not a folder; choose another with -o")
     if not directory.exists():
@@ -99,9 +102,10 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: Content) -> None:
     with path.open("xb") as file:
-        file.write(data)
+        for piece in (data,) if isinstance(data, bytes) else data:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 

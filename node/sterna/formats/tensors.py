@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -44,26 +44,50 @@ class Expected:
     shape: tuple[int | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor that is made when its turn comes, so that a file may be larger than memory.
+
+    Attributes:
+        make: gives the array, of this shape and of float32, int32 or uint8.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    make: Callable[[], NDArray[Any]]
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> Planned:
+        """One that is there already."""
+        return cls(array.dtype, array.shape, lambda: array)
+
+
 def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
     """The file of ``tensors`` (float32, int32 or uint8); equal tensors give equal bytes on every machine."""
+    planned = {name: Planned.of(array) for name, array in tensors.items()}
+    return b"".join(tensor_pieces(planned, metadata))
+
+
+def tensor_pieces(tensors: Mapping[str, Planned], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """The same file, its head first and then a tensor at a time."""
     # Wider elements first keeps every tensor aligned; within that, by name.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    pieces: list[bytes] = []
     end = 0
     for name in order:
-        array = tensors[name]
-        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        begin, end = end, end + array.nbytes
+        planned = tensors[name]
+        begin, end = end, end + math.prod(planned.shape) * planned.dtype.itemsize
         header[name] = {
-            "dtype": _NAMES[little.dtype],
-            "shape": list(array.shape),
+            "dtype": _NAMES[planned.dtype.newbyteorder("<")],
+            "shape": list(planned.shape),
             "data_offsets": [begin, end],
         }
-        pieces.append(np.ascontiguousarray(little).tobytes())
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode("ascii")
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *pieces])
+    yield len(text).to_bytes(_LENGTH_BYTES, "little") + text
+    for name in order:
+        array = tensors[name].make()
+        yield array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def decode_tensors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sterna.errors import ConfigError, DataError
-from sterna.train.text import Document, Role, Split, Turn, read_split
+from sterna.train.text import ROLES, Document, Role, Split, Turn, read_split
 
 ENCODE_BATCH = 1024
 """Documents handed to the tokenizer at once; bounds the memory of their encodings."""
@@ -164,6 +165,32 @@ class TextCodec:
         for before, words, after in turns:
             ids += [*self._marker(before), *self._words([words])[0], *self._marker(after)]
         return ids
+
+    @property
+    def opening(self) -> str | None:
+        """The token before every text; None if there is none."""
+        return self._markers.opening or None
+
+    @property
+    def closing(self) -> str | None:
+        """The token that ends an answer; None if the tokenizer has no such token."""
+        mark = self._markers.after["assistant"].strip()
+        return mark if mark and self._tokenizer.token_to_id(mark) is not None else None
+
+    @property
+    def chat_template(self) -> str:
+        """The dialogue format in Jinja, over ``messages`` and ``add_generation_prompt``."""
+        markers, spoken = self._markers, ""
+        answer = json.dumps(markers.before["assistant"])
+        for role in ROLES:
+            head, tail = json.dumps(markers.before[role]), json.dumps(markers.after[role])
+            spoken += f"{{% {'elif' if spoken else 'if'} message['role'] == '{role}' %}}"
+            spoken += f"{{{{ {head} + message['content'] | trim + {tail} }}}}"
+        return (
+            f"{{{{ {json.dumps(markers.opening)} }}}}"
+            f"{{% for message in messages %}}{spoken}{{% endif %}}{{% endfor %}}"
+            f"{{% if add_generation_prompt %}}{{{{ {answer} }}}}{{% endif %}}"
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, without special ones."""

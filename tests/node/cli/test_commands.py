@@ -34,6 +34,7 @@ COMMANDS = (
     "verify",
     "chat",
     "base import",
+    "base export",
     "simulate",
 )
 

@@ -1,0 +1,42 @@
+"""A base leaves for other tools: for transformers and PEFT, or for llama.cpp."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sterna.app.founding import find_base
+from sterna.errors import ConfigError
+from sterna.formats.decoder import Dialogue
+from sterna.formats.hf import write_hf
+from sterna.train.tokens import TextCodec
+
+
+class ModelFormat(StrEnum):
+    """What `base export` writes."""
+
+    HF = "hf"
+
+
+def export_base(name: str, out: Path, format_: ModelFormat, *, home: Path | None = None) -> dict[str, Any]:
+    """Write the base called ``name`` to ``out``, where nothing may be yet; what was written.
+
+    Raises:
+        ConfigError: there is no such base, something stands at ``out``, or the format has no place for a
+            decoder of this shape.
+        StorageError: the disk refused; nothing was written.
+    """
+    base = find_base(name, home).base
+    if os.path.lexists(out):
+        raise ConfigError(f"{out} is there already; choose another place with --out, or remove it")
+    codec = TextCodec(base.tokenizer_json)
+    write_hf(out, base, Dialogue(codec.chat_template, codec.opening, codec.closing))
+    return {
+        "base": base.name,
+        "digest": base.digest.hex(),
+        "format": format_.value,
+        "bytes": sum(file.stat().st_size for file in ([out] if out.is_file() else out.iterdir())),
+        "path": str(out),
+    }
