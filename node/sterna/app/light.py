@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from sterna.app.names import find_peer, require_beginning
 from sterna.errors import ConfigError, Unreachable
 from sterna.formats.gguf import write_gguf
 from sterna.formats.native import write_native
@@ -18,13 +19,13 @@ from sterna.formats.peft import write_peft
 from sterna.net import Net, NetConfig, PeerConnected, PeerDisconnected, open_net
 from sterna.swarm.light import LightPeer
 from sterna.swarm.unmerge import unmerge
-from sterna_protocol.errors import MalformedMessage
 from sterna_protocol.merge.adapter import Adapter, encode_adapter
+from sterna_protocol.round.chain import Chain
 from sterna_protocol.swarm.charter import Charter, SignedCharter
 from sterna_protocol.swarm.invitation import decode_invitation
 from sterna_protocol.swarm.ticket import Ticket, decode_ticket
 from sterna_protocol.wire.chunks import blob_digest
-from sterna_protocol.wire.ids import parse_peer_name
+from sterna_protocol.wire.ids import peer_name
 
 MORE_PEERS_SECONDS = 1.0
 """After the first peer answered: how long others of the ticket may still connect, to be asked as well."""
@@ -121,7 +122,8 @@ async def verify_round(ticket_text: str, round_: int | None, *, timeout: float) 
 async def verify_without(
     ticket_text: str, peer: str, round_: int | None, output: Path, format_: Format, *, timeout: float
 ) -> dict[str, Any]:
-    """Replay the slates up to a round without the deltas of ``peer``, and write that adapter; what was done.
+    """Replay the slates up to a round without the deltas of ``peer``, an id or its beginning, and write that
+    adapter; what was done.
 
     Raises:
         MalformedMessage: the ticket is not one.
@@ -130,10 +132,7 @@ async def verify_without(
         VerificationError: what the peers show contradicts the ticket.
     """
     ticket = decode_ticket(ticket_text)
-    try:
-        author = parse_peer_name(peer)
-    except MalformedMessage as error:
-        raise ConfigError(f"{error}; `sterna peers` lists them") from error
+    require_beginning(peer)
     if format_ is Format.STERNA:
         raise ConfigError(
             "no certificate stands for an adapter without a peer, so that it cannot prove itself: "
@@ -143,11 +142,12 @@ async def verify_without(
         charter = (await light.charter()).charter
         chain = await light.chain(charter)
         wanted = chain.round_ - 1 if round_ is None else round_
+        author = find_peer(peer, _authors(chain))
         result = await unmerge(light, charter, chain, author, wanted)
     _write_bare(output, charter, result.adapter, format_)
     certificate = chain.at(wanted)
     return {
-        "without": peer,
+        "without": peer_name(author),
         "swarm": charter.swarm_id.hex(),
         "round": wanted,
         "contributed": list(result.contributed),
@@ -159,6 +159,13 @@ async def verify_without(
         "format": format_.value,
         "path": str(output),
     }
+
+
+def _authors(chain: Chain) -> set[bytes]:
+    """Whoever had a delta in a certified slate, or is on the roll."""
+    certificates = [chain.at(round_) for round_ in range(1, chain.round_)]
+    slates = [certificate.decision.entries for certificate in certificates if certificate is not None]
+    return {entry.author for slate in slates for entry in slate} | set(chain.roll.listed)
 
 
 def _write_bare(output: Path, charter: Charter, adapter: Adapter, format_: Format) -> None:

@@ -14,20 +14,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from sterna.app.homes import open_home_for_reading
+from sterna.app.names import find_peer
 from sterna.app.observe import LAST_SWARM
 from sterna.app.status import read_status
 from sterna.errors import ConfigError
 from sterna.store import NEXT_KEY, Disk, Store, WaitingActs, next_seed, reported
 from sterna.swarm.light import genesis_digest
 from sterna.wording import refusal
-from sterna_protocol.errors import MalformedMessage, Untimely
+from sterna_protocol.errors import Untimely
 from sterna_protocol.round.chain import Chain
 from sterna_protocol.swarm.charter import Charter, SignedCharter
 from sterna_protocol.swarm.invitation import Invitation, invite_with
 from sterna_protocol.swarm.roll import Roll, Standing
 from sterna_protocol.swarm.ticket import Ticket, decode_ticket, encode_ticket
 from sterna_protocol.wire.acts import Act, ActBody, Departure, Revocation, Rotation, sign_act
-from sterna_protocol.wire.ids import parse_peer_name, peer_name
+from sterna_protocol.wire.ids import peer_name
 from sterna_protocol.wire.messages import Certificate, decode_frame
 from sterna_protocol.wire.signing import SigningKey
 
@@ -142,7 +143,7 @@ def invite(home: Path | None, *, uses: int, rounds: int, may_invite: int) -> dic
             may_invite=may_invite,
         )
     except ValidationError as error:
-        raise ConfigError(refusal(f"--{error.errors()[0]['loc'][0]}".replace("_", "-"), error)) from error
+        raise ConfigError(refusal(str(error.errors()[0]["loc"][0]), error)) from error
     head = member.chain.head
     ticket = Ticket(
         swarm=member.swarm,
@@ -160,7 +161,7 @@ def invite(home: Path | None, *, uses: int, rounds: int, may_invite: int) -> dic
 
 
 def revoke(home: Path | None, peer: str) -> dict[str, Any]:
-    """Sign the revocation of ``peer`` and leave it for this home's node.
+    """Sign the revocation of ``peer``, an id or its beginning, and leave it for this home's node.
 
     Keys: revoked, below (names of those who go with it).
 
@@ -168,12 +169,14 @@ def revoke(home: Path | None, peer: str) -> dict[str, Any]:
         ConfigError: not a peer of the swarm, or this peer is neither above it nor a founder.
     """
     member = open_member(home)
-    try:
-        target = parse_peer_name(peer)
-    except MalformedMessage as error:
-        raise ConfigError(f"{error}; `sterna peers` lists them") from error
+    target = find_peer(peer, {*member.roll.listed, *member.roll.gone})
+    if target in member.roll.founders:
+        raise ConfigError(f"{peer_name(target)} is a founder, and nobody revokes one")
     _leave_for_node(member, Revocation(revoker=member.key.peer, peer=target))
-    return {"revoked": peer, "below": [peer_name(other) for other in member.roll.below(target)[1:]]}
+    return {
+        "revoked": peer_name(target),
+        "below": [peer_name(other) for other in member.roll.below(target)[1:]],
+    }
 
 
 def leave(home: Path | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sterna.app.homes import open_home
 from sterna.app.membership import Member, open_member
+from sterna.app.names import find_peer
 from sterna.errors import ConfigError
 from sterna.store import Store
 from sterna_protocol.errors import MalformedMessage, RemoteProtocolError, Untimely
@@ -19,7 +20,7 @@ from sterna_protocol.round.reform import (
     require_current,
     sign_reform,
 )
-from sterna_protocol.wire.ids import parse_peer_name, peer_name
+from sterna_protocol.wire.ids import peer_name
 from sterna_protocol.wire.messages import Certificate, Kind
 
 
@@ -53,9 +54,9 @@ def reform(home: Path | None, text: str | None, committee: tuple[str, ...]) -> d
 def _proposed(store: Store, member: Member, committee: tuple[str, ...]) -> Certificate:
     if member.key.peer not in member.roll.founders:
         raise ConfigError("only a founder reforms a swarm; a founder's reform is taken with its text")
+    peers = [find_peer(name, member.roll.listed) for name in committee]
     try:
-        names = [parse_peer_name(name) for name in committee] or list(member.roll.founders)
-        decision = propose_reform(member.chain, names)
+        decision = propose_reform(member.chain, peers or list(member.roll.founders))
     except (MalformedMessage, Untimely) as refused:
         raise ConfigError(f"{refused}; `sterna peers` lists who may sit") from refused
     return _signed(store, member, sign_reform(member.charter, member.key, decision))

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from sterna.cli.bench_tables import show_kernels
-from sterna.cli.output import JsonFlag, console, emit, notices
+from sterna.cli.output import JsonFlag, console, emit, notices, show_table
 
 if TYPE_CHECKING:
     from sterna.bench.model import Figures, ModelReport
@@ -112,7 +112,7 @@ def _show_model(report: ModelReport) -> None:
         table.add_column(heading, justify="right" if heading != "system" else "left")
     for figures in (report.ours, *report.rivals.values()):
         table.add_row(figures.name, *_cells(figures))
-    console.print(table)
+    show_table(table)
     console.print(f"base: {report.base_bytes / 1e9:.2f} GB, opened in {1000 * report.open_seconds:.1f} ms")
     ours = report.ours
     if c.times:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from sterna.bench.shares import ceiling_of
-from sterna.cli.output import console
+from sterna.cli.output import console, show_table
 
 if TYPE_CHECKING:
     from sterna.bench.kernels import KernelReport
@@ -45,4 +45,4 @@ def _show_products(report: KernelReport) -> None:
             share = "" if limit is None else f"{mean / limit:.0%}"
             table.add_row(str(rows), direction, name, f"{mean:.1f}", share, f"{mean / torch:.2f}")
         table.add_section()
-    console.print(table)
+    show_table(table)

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from sterna.cli.output import console, emit, notices
+from sterna.cli.output import emit, notices, show_table
 from sterna.errors import ConfigError
 from sterna.simulate.grid import Engine, Options, read_grid, read_results, run_grid, summarise
 
@@ -26,7 +26,7 @@ def simulate_grid(grid: Path, *, results: Path, engine: Engine, as_json: bool) -
     for count, row in enumerate(run_grid(trials, results, engine), start=1):
         report = row["report"]
         mark = "BROKEN" if report["violations"] else "holds"
-        notices.print(f"{count}: {mark}, {report['seconds']:.1f} s: {report['command']}", soft_wrap=True)
+        notices.print(f"{count}: {mark}, {report['seconds']:.1f} s: {report['command']}")
     rows = read_results(results)
     summary = summarise(trials, rows)
     if as_json:
@@ -36,7 +36,7 @@ def simulate_grid(grid: Path, *, results: Path, engine: Engine, as_json: bool) -
     if any(row["broken"] for row in summary):
         for row in rows:
             for violation in row["report"]["violations"][:1]:
-                notices.print(f"{violation}; again: {row['report']['command']}", soft_wrap=True)
+                notices.print(f"{violation}; again: {row['report']['command']}")
         raise typer.Exit(EXIT_BROKEN)
 
 
@@ -47,7 +47,7 @@ def _show(summary: list[Options]) -> None:
         table.add_column(name.replace("_", " "))
     for row in summary:
         table.add_row(*(_cell(row.get(name)) for name in names))
-    console.print(table)
+    show_table(table)
 
 
 def _cell(value: object) -> str:

@@ -123,14 +123,14 @@ class _Lines:
     def event(self, name: str, **fields: Any) -> None:
         if name == "ticket" and fields["invites"]:
             console.print("Others join with:\n")
-            console.print(f"  sterna join {fields['ticket']} --data FILE\n", soft_wrap=True)
+            console.print(f"  sterna join {fields['ticket']} --data FILE\n")
             return
         if name == "ticket":
             console.print("Others, without joining, pull and verify the adapter with:\n")
-            console.print(f"  sterna pull {fields['ticket']} --format peft -o adapter/\n", soft_wrap=True)
+            console.print(f"  sterna pull {fields['ticket']} --format peft -o adapter/\n")
             return
         text = "  ".join(f"{key} {value}" for key, value in fields.items())
-        console.print(f"{name:<18} {text}", soft_wrap=True)
+        console.print(f"{name:<18} {text}")
 
 
 class _JsonLines:

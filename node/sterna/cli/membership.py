@@ -30,12 +30,15 @@ def invite(
         return
     peers = "1 peer" if uses == 1 else f"{uses} peers"
     console.print(f"Lets {peers} in, up to round {made['last_round']}:\n")
-    console.print(f"  sterna join {made['ticket']} --data FILE\n", soft_wrap=True)
+    console.print(f"  sterna join {made['ticket']} --data FILE\n")
 
 
 def revoke(
     peer: Annotated[
-        str, typer.Argument(metavar="PEER", help="The peer to cut off, as `sterna peers` shows it.")
+        str,
+        typer.Argument(
+            metavar="PEER", help="The peer to cut off: its id, or as much of it as `sterna peers` shows."
+        ),
     ],
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -51,7 +54,7 @@ def revoke(
     if as_json:
         emit(done)
         return
-    console.print(f"signed; {peer} is out from the next round that is certified")
+    console.print(f"signed; {done['revoked']} is out from the next round that is certified")
     for below in done["below"]:
         console.print(f"with it goes {below}")
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from sterna.app.names import shortened
 from sterna.app.observe import node_status, round_log
-from sterna.cli.output import HomeOption, JsonFlag, console, emit
+from sterna.cli.output import HomeOption, JsonFlag, console, emit, show_table
 
 
 def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -40,7 +41,7 @@ def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         rows["trouble"] = error
     rows["ticket"] = now["ticket"]
     for key, value in rows.items():
-        console.print(f"{key:<10} {value}", soft_wrap=True)
+        console.print(f"{key:<10} {value}")
 
 
 def _serving(served: dict[str, Any], judged: dict[str, Any], *, held_back: bool) -> str:
@@ -57,7 +58,9 @@ def _loss(judged: dict[str, Any]) -> str:
 
 
 def peers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """List the swarm: who founded it, who was invited by whom, how long ago, and who is connected.
+    """List the swarm: who is in it, invited by whom, and who is connected.
+
+    In a terminal ids are cut to as many letters as tell them apart; every command takes them so.
 
     Example: sterna peers
     """
@@ -68,21 +71,24 @@ def peers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     if not now["running"]:
         console.print("the node is stopped; these were its peers when it last ran:")
     known = {entry["peer"]: entry for entry in now["roll"]}
+    everybody = sorted({*known, *now["peers"]})
+    # Whole for programs; for people as much as `sterna revoke` and the like need.
+    names = shortened(everybody) if console.is_terminal else {peer: peer for peer in everybody}
     table = Table()
     for heading in ("peer", "class", "seat", "connected", "rounds merged", "since round", "invited by"):
-        table.add_column(heading, overflow="fold")
-    for peer in sorted({*known, *now["peers"]}):
+        table.add_column(heading, no_wrap=heading in ("peer", "invited by"))
+    for peer in everybody:
         entry = known.get(peer, {"class": "stranger", "inviter": "", "since": "", "merged": ""})
         table.add_row(
-            f"{peer} (this one)" if peer == now["peer"] else peer,
+            names[peer],
             entry["class"],
-            "committee" if peer in now["committee"] else "",
-            "yes" if peer in now["peers"] else "",
+            "yes" if peer in now["committee"] else "",
+            "this one" if peer == now["peer"] else "yes" if peer in now["peers"] else "",
             str(entry["merged"]),
             str(entry["since"]),
-            entry["inviter"],
+            names.get(entry["inviter"], entry["inviter"]),
         )
-    console.print(table)
+    show_table(table)
     if not now["peers"]:
         console.print("no peers connected; share your ticket (sterna status shows it)")
 
@@ -108,4 +114,4 @@ def rounds(home: HomeOption = None, as_json: JsonFlag = False) -> None:
             f"{entry['seconds']:.1f}",
             entry["adapter_digest"][:16],
         )
-    console.print(table)
+    show_table(table)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 HomeOption = Annotated[
@@ -18,11 +19,20 @@ HomeOption = Annotated[
 MAX_SEED = 2**62
 """A seed and the number of a round are added up, and fit 64 bits."""
 
-console = Console(highlight=False, markup=False)
-"""Standard output, for results."""
+console = Console(highlight=False, markup=False, soft_wrap=True)
+"""Standard output, for results. Lines are as long as they are: an id or a ticket is copied whole."""
 
-notices = Console(stderr=True, highlight=False, markup=False)
+notices = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 """Standard error, for progress and remarks; results stay clean in a pipe."""
+
+PIPE_COLUMNS = 10_000
+"""More than any table takes: what a program reads is neither cut nor folded."""
+
+
+def show_table(table: Table) -> None:
+    """Print ``table`` as wide as the terminal; in a pipe or a file, as wide as what it holds."""
+    wide = console if console.is_terminal else Console(width=PIPE_COLUMNS, highlight=False, markup=False)
+    wide.print(table, soft_wrap=False)
 
 
 def emit(value: Any, *, one_line: bool = False) -> None:

@@ -37,5 +37,4 @@ def pull(
     console.print(
         f"round {pulled['round']}, {pulled['signatures']} signatures, adapter {pulled['adapter_digest']}\n"
         f"written to {pulled['path']}",
-        soft_wrap=True,
     )

@@ -13,7 +13,7 @@ from sterna.app.engines import engine_of
 from sterna.app.simulation import run_simulation
 from sterna.cli.grid import EXIT_BROKEN, simulate_grid
 from sterna.cli.ignored import refuse_ignored
-from sterna.cli.output import JsonFlag, console, emit, notices
+from sterna.cli.output import JsonFlag, console, emit, notices, show_table
 from sterna.errors import ConfigError
 from sterna.simulate.attacks import MIXED
 from sterna.simulate.faults import Faults
@@ -176,19 +176,18 @@ def _show(reports: list[Report]) -> None:
     table.add_row("CPU time", f"{sum(report.seconds for report in reports):.1f} s")
     if len(reports) == 1:
         table.add_row("trace digest", reports[0].trace_digest[:16])
-    console.print(table)
+    show_table(table)
     first = next((report for report in reports if report.not_promised), None)
     if first is not None:
         console.print(
             f"a committee tolerates fewer than a third of liars; seed {first.seed} had a third or more from "
             f"round {first.beyond_tolerance} on. Not promised there: {'; '.join(first.not_promised)}.",
-            soft_wrap=True,
         )
     for report in reports:
         for violation in report.violations:
-            console.print(f"seed {report.seed}: {violation}", soft_wrap=True)
+            console.print(f"seed {report.seed}: {violation}")
         if not report.is_good:
-            console.print(f"again: {report.command}", soft_wrap=True)
+            console.print(f"again: {report.command}")
 
 
 _LOSSES = {

@@ -113,4 +113,4 @@ def reform(
         console.print("enough founders signed: sterna resume; others take it from you, or with:\n")
     else:
         console.print(f"{done['missing']} more founders must sign, each with:\n")
-    console.print(f"  sterna swarm reform {done['reform']}\n", soft_wrap=True)
+    console.print(f"  sterna swarm reform {done['reform']}\n")

@@ -19,7 +19,10 @@ def verify(
         int | None, typer.Option("--round", min=1, help="Round to recompute. [default: the newest]")
     ] = None,
     without: Annotated[
-        str | None, typer.Option(help="A peer's id: replay all slates without its deltas, write the adapter.")
+        str | None,
+        typer.Option(
+            help="A peer's id or its beginning: replay all slates without its deltas, write the adapter."
+        ),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to write the adapter without the peer.")
@@ -58,7 +61,6 @@ def verify(
     console.print(
         f"round {result['round']} verified, {result['signatures']} of {result['committee']} signed; {how}\n"
         f"adapter {result['adapter_digest']}",
-        soft_wrap=True,
     )
 
 
@@ -74,4 +76,4 @@ def _show_without(replayed: dict[str, Any]) -> None:
         kept = ", ".join(map(str, replayed["by_certificate"]))
         lines.append(f"its deltas of rounds {kept} are still in it: those slates are no longer served")
     lines.append(f"written to {replayed['path']}")
-    console.print("\n".join(lines), soft_wrap=True)
+    console.print("\n".join(lines))

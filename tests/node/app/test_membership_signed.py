@@ -108,6 +108,13 @@ def test_who_cannot_be_revoked_is_not(tmp_path: Path, name: str) -> None:
     assert WaitingActs(tmp_path / "home", charter.swarm_id).all() == []
 
 
+def test_a_peer_to_revoke_is_found_by_as_much_of_its_id_as_peers_shows(tmp_path: Path) -> None:
+    founded(tmp_path / "home", key(2))
+    name = peer_name(key(2).peer)
+    with pytest.raises(ConfigError, match=f"{name} is a founder, and nobody revokes one"):
+        membership.revoke(tmp_path / "home", name[:12])
+
+
 def test_a_rotation_is_signed_for_every_swarm_and_always_to_the_same_key(tmp_path: Path) -> None:
     charters = [founded(tmp_path / "home", name=name) for name in ("one", "two")]
     first, second = (membership.rotate(tmp_path / "home") for _ in range(2))
@@ -129,7 +136,7 @@ def test_founders_reform_together(tmp_path: Path) -> None:
         with open_store(tmp_path / home) as store:
             known(store, charter, keys)
     name = peer_name(two.peer)
-    proposed = reform(tmp_path / "one", None, (name,))
+    proposed = reform(tmp_path / "one", None, (name[:20],))
     assert (proposed["missing"], proposed["done"], proposed["round"]) == (1, False, 1)
     done = reform(tmp_path / "two", proposed["reform"], ())
     assert (done["missing"], done["committee"]) == (0, [name])

@@ -52,7 +52,7 @@ async def test_an_adapter_without_one_peer_is_what_its_own_disk_says(tmp_path: P
             )
         left_out = str(joiner.status()["peer"])
         output = tmp_path / "without"
-        answer = await run_json("verify", ticket, "--without", left_out, "-o", str(output))
+        answer = await run_json("verify", ticket, "--without", left_out[:20], "-o", str(output))
         await wait(founder, lambda status: (status["judged"] or {}).get("round") == ROUNDS)
         shown = founder.status()
     finally:
