@@ -12,16 +12,25 @@ Thin = tuple[NDArray[np.float32], NDArray[np.float32]]
 """A product of low rank R to add to a result of N columns: left [M, R], right [R, N], float32."""
 
 
-def matmul(x: NDArray[np.float32], w: TernaryMatrix, *, thin: Thin | None = None) -> NDArray[np.float32]:
+def matmul(
+    x: NDArray[np.float32],
+    w: TernaryMatrix,
+    *,
+    thin: Thin | None = None,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """y = x W^T (+ left right), float32 [M, N], of x float32 [M, K]; rows of x are quantised to int8.
 
+    Args:
+        out: where y goes; memory that is new to the process costs as much as a third of a large product.
+
     Raises:
-        TypeError: ``x`` or a part of ``thin`` is not a float32 array.
+        TypeError: ``x``, ``out`` or a part of ``thin`` is not a float32 array.
         ValueError: one of them is not contiguous, not aligned or not of its shape.
     """
     check_rows(x, "x", w.shape[1])
     n, k = w.shape
-    y = _results(x.shape[0], n)
+    y = _results(x.shape[0], n, out)
     packed, scales, group = address(w.packed), scales_address(w), w.group_size or 0
     weights, rows = (packed, n, k, w.scale, scales, group), x.shape[0]
     _native.forward(*weights, address(x), rows, address(y), *_thin_at(thin, rows, n))
@@ -29,7 +38,12 @@ def matmul(x: NDArray[np.float32], w: TernaryMatrix, *, thin: Thin | None = None
 
 
 def matmul_t(
-    g: NDArray[np.float32], w: TernaryMatrix, *, limbs: Limbs = 1, thin: Thin | None = None
+    g: NDArray[np.float32],
+    w: TernaryMatrix,
+    *,
+    limbs: Limbs = 1,
+    thin: Thin | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """dx = g W (+ left right), float32 [M, K], of g float32 [M, N]; rows of g become one or two int8 limbs.
 
@@ -43,7 +57,7 @@ def matmul_t(
     if limbs not in (1, 2):
         raise ValueError(f"limbs={limbs}: 1 and 2 exist")
     n, k = w.shape
-    dx = _results(g.shape[0], k)
+    dx = _results(g.shape[0], k, out)
     packed, scales, group = address(w.packed), scales_address(w), w.group_size or 0
     weights, rows = (packed, n, k, w.scale, scales, group), g.shape[0]
     _native.backward(*weights, address(g), rows, limbs, address(dx), *_thin_at(thin, rows, k))
@@ -95,8 +109,13 @@ def _thin_at(thin: Thin | None, rows: int, columns: int) -> tuple[int, int, int]
     return address(left), address(right), left.shape[1]
 
 
-def _results(rows: int, columns: int) -> NDArray[np.float32]:
-    """Float32 [rows, columns]; many rows start on a cache line, for stores past the caches."""
+def _results(rows: int, columns: int, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """``out`` or new float32 [rows, columns]; many rows start on a cache line, for stores past the caches."""
+    if out is not None:
+        check_rows(out, "out", columns)
+        if out.shape[0] != rows:
+            raise ValueError(f"out has {out.shape[0]} rows, the result has {rows}")
+        return out
     if rows <= 16:
         return np.empty((rows, columns), np.float32)
     room = np.empty(rows * columns + 15, np.float32)

@@ -26,6 +26,29 @@ def test_rows_that_do_not_fit_are_refused(x, error, named):
         matmul(x, WEIGHTS)
 
 
+def test_results_go_where_they_are_wanted(rng):
+    x, g = (rng.standard_normal((40, side), np.float32) for side in (5, 3))
+    y, dx = np.full((40, 3), np.nan, np.float32), np.full((40, 5), np.nan, np.float32)
+    assert matmul(x, WEIGHTS, out=y) is y
+    assert matmul_t(g, WEIGHTS, out=dx) is dx
+    np.testing.assert_array_equal(y, matmul(x, WEIGHTS))
+    np.testing.assert_array_equal(dx, matmul_t(g, WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "named"),
+    [
+        (np.zeros((2, 3)), TypeError, "out must be a float32 array"),
+        (np.zeros((2, 4), np.float32), ValueError, r"out has shape \(2, 4\)"),
+        (np.zeros((3, 3), np.float32), ValueError, "out has 3 rows, the result has 2"),
+        (np.zeros((2, 6), np.float32)[:, :3], ValueError, "C-contiguous"),
+    ],
+)
+def test_a_place_that_does_not_fit_is_refused(out, error, named):
+    with pytest.raises(error, match=named):
+        matmul(np.zeros((2, 5), np.float32), WEIGHTS, out=out)
+
+
 def test_the_backward_product_takes_rows_of_n():
     with pytest.raises(ValueError, match=r"g has shape \(2, 5\).*needs \(rows, 3\)"):
         matmul_t(np.zeros((2, 5), np.float32), WEIGHTS)

@@ -1,8 +1,9 @@
 """How fast the ternary products are, beside torch and llama.cpp, and as a share of what the machine allows.
 
 One thread, float32 in and out; times of ternary products hold everything: quantisation, unpacking, product,
-scale. Weights are warm in the cache for products (one matrix again and again), cold for decoding (layers of
-distinct ones).
+scale. Results go where results have been before, for every system: the pages of new memory are not a
+product's affair, and a training process keeps its own. Weights are warm in the cache for products (one matrix
+again and again), cold for decoding (layers of distinct ones).
 """
 
 from __future__ import annotations
@@ -134,7 +135,11 @@ def _call(w: TernaryMatrix, product: Product) -> Callable[[], object]:
     width = product.k if product.is_forward else product.n
     a = np.random.default_rng(1).standard_normal((product.rows, width), np.float32)
     limbs: Limbs = 2 if product.direction == "backward x2" else 1
-    return (lambda: matmul(a, w)) if product.is_forward else (lambda: matmul_t(a, w, limbs=limbs))
+    if product.is_forward:
+        y = matmul(a, w)
+        return lambda: matmul(a, w, out=y)
+    dx = matmul_t(a, w, limbs=limbs)
+    return lambda: matmul_t(a, w, limbs=limbs, out=dx)
 
 
 def _decode(variants: list[str], scope: Scope, ggml: Ggml | None) -> dict[str, float]:
@@ -150,10 +155,11 @@ def _decode(variants: list[str], scope: Scope, ggml: Ggml | None) -> dict[str, f
         matrices.append(TernaryMatrix.from_packed(place, shape, w.scale))
         size += w.nbytes
     inputs = {k: np.ones((1, k), np.float32) for _, k in scope.shapes}
+    outputs = {n: np.zeros((1, n), np.float32) for n, _ in scope.shapes}
 
     def token(variant: str) -> float:
         sterna_kernels.use_variant(variant)
-        return cpu_seconds(lambda: [matmul(inputs[w.shape[1]], w) for w in matrices])
+        return cpu_seconds(lambda: [matmul(inputs[w.shape[1]], w, out=outputs[w.shape[0]]) for w in matrices])
 
     reading = {f"read {streams}": partial(read_seconds, memory, streams) for streams in STREAMS}
     systems: dict[str, Callable[[], float]] = dict(reading)
