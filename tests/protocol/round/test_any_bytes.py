@@ -19,7 +19,8 @@ from sterna_protocol.round.heads import (
     encode_sync,
 )
 from sterna_protocol.wire.messages import Attestation, Precommit, Prevote, Proposal
-from tests.protocol.round.test_node import (
+from tests.support.admission import rotation
+from tests.support.founders import (
     CHARTER,
     PEERS,
     PROPOSER,
@@ -33,7 +34,6 @@ from tests.protocol.round.test_node import (
     node,
     signed,
 )
-from tests.support.admission import rotation
 
 SENDER = sorted(PEERS)[0]
 FRAMES = [

@@ -14,8 +14,9 @@ from sterna_protocol.round.deliberation import Deliberation
 from sterna_protocol.round.effects import Broadcast
 from sterna_protocol.round.open_round import OpenRound
 from sterna_protocol.round.recovery import Recovered, recovered_step
+from tests.protocol.round import test_closed_round as closed_rounds
+from tests.protocol.round import test_heads as heads
 from tests.protocol.round import test_locks as locks
-from tests.protocol.round import test_node as nodes
 from tests.protocol.round import test_pool as pools
 from tests.protocol.round import test_trials as trials
 from tests.support.trials import trial
@@ -97,8 +98,11 @@ def sync_that_brings_nothing(patch: Patch) -> None:
             lambda: trials.test_one_liar_of_four_does_not_stop_a_swarm("lying"),
         ),
         (ties_broken_by_arrival, pools.test_the_slate_does_not_depend_on_the_order_of_arrival),
-        (forks_that_nobody_hears_of, nodes.test_a_closed_round_never_changes_and_a_fork_is_reported_once),
-        (sync_that_brings_nothing, nodes.test_heads_bring_what_gossip_lost),
+        (
+            forks_that_nobody_hears_of,
+            closed_rounds.test_a_closed_round_never_changes_and_a_fork_is_reported_once,
+        ),
+        (sync_that_brings_nothing, heads.test_heads_bring_what_gossip_lost),
     ],
 )
 def test_a_rule_taken_out_is_noticed(

@@ -8,7 +8,7 @@ from sterna_protocol.node import Node
 from sterna_protocol.round.effects import FetchAdapter, Misbehaved, StoreCertificate
 from sterna_protocol.round.heads import Frames, encode_sync
 from sterna_protocol.wire.messages import Certificate, Decision
-from tests.protocol.round.test_node import PEERS, certificate, decision, digest, node, of_type
+from tests.support.founders import PEERS, certificate, decision, digest, node, of_type
 from tests.support.virtual_network import Faults, VirtualNetwork
 
 FOUNDERS = 5
