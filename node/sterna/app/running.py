@@ -17,7 +17,7 @@ from sterna.store import WaitingActs
 from sterna.swarm.driver import Driver
 from sterna.swarm.gate import Gate, Judged
 from sterna_protocol.errors import RemoteProtocolError
-from sterna_protocol.swarm.charter import SignedCharter
+from sterna_protocol.swarm.charter import Charter, SignedCharter
 from sterna_protocol.swarm.introduction import answer_charter_request, is_charter_request
 from sterna_protocol.swarm.ticket import Ticket, encode_ticket
 from sterna_protocol.wire.ids import peer_name
@@ -81,6 +81,7 @@ class RunningNode:
         self._shown_rounds = len(driver.closed_rounds)
         self._shown_errors: list[str] = []
         self._shown_verdict = gate.newest
+        self._shown_missing = 0
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -90,8 +91,8 @@ class RunningNode:
             NodeError: the network process cannot be kept alive.
         """
         self._display.event("listening", addresses=" ".join(self._net.addresses))
-        is_open = self._signed.charter.admission.mode == "open"
-        self._display.event("ticket", ticket=self._ticket(), invites=is_open or bool(self._invitation))
+        self._display.event("ticket", ticket=self._ticket(), invites=self._ticket_invites())
+        self._show_waiting()
         self._driver.changed = self._mark_changed
         try:
             async with asyncio.TaskGroup() as group:
@@ -134,6 +135,7 @@ class RunningNode:
     def _set_connected(self, connected: frozenset[bytes]) -> None:
         self._connected = connected
         self._driver.peers_changed(connected)
+        self._show_waiting()
 
     async def _remember_peers(self) -> None:
         """Note where peers listen, so that a restarted node finds back without its first contact."""
@@ -187,6 +189,12 @@ class RunningNode:
                 self._display.event("trouble", why=error)
         self._shown_errors = errors
 
+    def _show_waiting(self) -> None:
+        missing = peers_missing(self._signed.charter, len(self._connected))
+        if missing > self._shown_missing:
+            self._display.event("waiting", peers=missing, min_deltas=self._signed.charter.limits.min_deltas)
+        self._shown_missing = missing
+
     def _show_verdict(self) -> None:
         served, newest = self._gate.served, self._gate.newest
         if newest is self._shown_verdict or served is None or newest is None:
@@ -199,6 +207,9 @@ class RunningNode:
                 serving=f"round {served.round_}",
                 its_loss=f"{served.loss:.3f}",
             )
+
+    def _ticket_invites(self) -> bool:
+        return self._signed.charter.admission.mode == "open" or bool(self._invitation)
 
     def _ticket(self) -> str:
         head = self._driver.node.head
@@ -220,11 +231,14 @@ class RunningNode:
             "swarm": self._signed.charter.swarm_id.hex(),
             "name": self._signed.charter.name,
             "ticket": self._ticket(),
+            "ticket_invites": self._ticket_invites(),
             "addresses": list(self._net.addresses),
             "round": node.round_,
             "phase": node.phase.name.lower(),
             "committee": [peer_name(member) for member in node.committee],
             "peers": sorted(peer_name(peer) for peer in self._connected),
+            "peers_missing": peers_missing(self._signed.charter, len(self._connected)),
+            "min_deltas": self._signed.charter.limits.min_deltas,
             "training": {
                 "active": activity.training,
                 "step": activity.step,
@@ -242,6 +256,11 @@ class RunningNode:
             "roll": describe_roll(node.roll),
             "errors": self._errors(),
         }
+
+
+def peers_missing(charter: Charter, connected: int) -> int:
+    """How many more peers it takes, with this one and those connected, for the deltas that make a merge."""
+    return max(0, charter.limits.min_deltas - 1 - connected)
 
 
 def _describe_judged(judged: Judged | None) -> dict[str, Any] | None:

@@ -117,6 +117,12 @@ async def _until_signal(node: Coroutine[Any, Any, None]) -> None:
             raise
 
 
+def waiting_line(peers: int, min_deltas: int) -> str:
+    """Why no round ends, for a person."""
+    more = "1 more peer" if peers == 1 else f"{peers} more peers"
+    return f"for {more}: a round is merged from the deltas of {min_deltas} or more"
+
+
 class _Lines:
     """One line an event, for a person."""
 
@@ -128,6 +134,9 @@ class _Lines:
         if name == "ticket":
             console.print("Others, without joining, pull and verify the adapter with:\n")
             console.print(f"  sterna pull {fields['ticket']} --format peft -o adapter/\n")
+            return
+        if name == "waiting":
+            console.print(f"{name:<18} {waiting_line(fields['peers'], fields['min_deltas'])}")
             return
         text = "  ".join(f"{key} {value}" for key, value in fields.items())
         console.print(f"{name:<18} {text}")

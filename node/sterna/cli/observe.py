@@ -8,6 +8,7 @@ from rich.table import Table
 
 from sterna.app.names import shortened
 from sterna.app.observe import node_status, round_log
+from sterna.cli.join import waiting_line
 from sterna.cli.output import HomeOption, JsonFlag, console, emit, show_table
 
 
@@ -35,6 +36,10 @@ def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     }
     if now.get("served") is not None:
         rows["serving"] = _serving(now["served"], now["judged"], held_back=now["held_back"])
+    if now["running"] and now.get("peers_missing"):
+        rows["waiting"] = waiting_line(now["peers_missing"], now["min_deltas"])
+        if now["ticket_invites"]:
+            rows["waiting"] += f"; on another machine: sterna join {now['ticket']} --data FILE"
     if training["loss"] is not None:
         rows["loss"] = f"{training['loss']:.3f} nats per token in the last training step"
     for error in now["errors"]:
