@@ -10,6 +10,7 @@ from typing import Any
 from sterna.app.founding import find_base
 from sterna.errors import ConfigError
 from sterna.formats.decoder import Dialogue
+from sterna.formats.gguf_base import LinearType, write_gguf_base
 from sterna.formats.hf import write_hf
 from sterna.train.tokens import TextCodec
 
@@ -18,21 +19,40 @@ class ModelFormat(StrEnum):
     """What `base export` writes."""
 
     HF = "hf"
+    GGUF = "gguf"
 
 
-def export_base(name: str, out: Path, format_: ModelFormat, *, home: Path | None = None) -> dict[str, Any]:
+def export_base(
+    name: str,
+    out: Path,
+    format_: ModelFormat,
+    *,
+    linears: LinearType | None = None,
+    home: Path | None = None,
+) -> dict[str, Any]:
     """Write the base called ``name`` to ``out``, where nothing may be yet; what was written.
+
+    Args:
+        linears: how a GGUF file holds them; F16 if None.
 
     Raises:
         ConfigError: there is no such base, something stands at ``out``, or the format has no place for a
-            decoder of this shape.
+            decoder of this shape or for such linears.
         StorageError: the disk refused; nothing was written.
     """
     base = find_base(name, home).base
     if os.path.lexists(out):
         raise ConfigError(f"{out} is there already; choose another place with --out, or remove it")
     codec = TextCodec(base.tokenizer_json)
-    write_hf(out, base, Dialogue(codec.chat_template, codec.opening, codec.closing))
+    dialogue = Dialogue(codec.chat_template, codec.opening, codec.closing)
+    if format_ is ModelFormat.GGUF:
+        write_gguf_base(out, base, dialogue, linears or LinearType.F16)
+    elif linears is None:
+        write_hf(out, base, dialogue)
+    else:
+        raise ConfigError(
+            "--type says how a GGUF file holds the linears; leave it out, or take --format gguf"
+        )
     return {
         "base": base.name,
         "digest": base.digest.hex(),

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from sterna.app.founding import base_of_charter
 from sterna.app.names import find_peer, require_beginning
 from sterna.errors import ConfigError, Unreachable
 from sterna.formats.gguf import write_gguf
@@ -67,7 +68,7 @@ async def pull_adapter(ticket_text: str, output: Path, format_: Format, *, timeo
             history=[earlier for earlier in history if earlier is not None],
         )
     else:
-        _write_bare(output, charter, adapter, format_)
+        write_bare(output, charter, adapter, format_)
     return {
         "swarm": charter.swarm_id.hex(),
         "name": charter.name,
@@ -144,7 +145,7 @@ async def verify_without(
         wanted = chain.round_ - 1 if round_ is None else round_
         author = find_peer(peer, _authors(chain))
         result = await unmerge(light, charter, chain, author, wanted)
-    _write_bare(output, charter, result.adapter, format_)
+    write_bare(output, charter, result.adapter, format_)
     certificate = chain.at(wanted)
     return {
         "without": peer_name(author),
@@ -168,10 +169,16 @@ def _authors(chain: Chain) -> set[bytes]:
     return {entry.author for slate in slates for entry in slate} | set(chain.roll.listed)
 
 
-def _write_bare(output: Path, charter: Charter, adapter: Adapter, format_: Format) -> None:
-    """Write a format that carries no proof."""
+def write_bare(output: Path, charter: Charter, adapter: Adapter, format_: Format) -> None:
+    """Write a format that carries no proof.
+
+    Raises:
+        ConfigError: GGUF is asked for and the swarm's base is not on this machine.
+    """
     if format_ is Format.GGUF:
-        write_gguf(output, charter=charter, adapter=adapter)
+        # The charter does not say how many heads the rows of q and k belong to.
+        shape = base_of_charter(charter).base.architecture
+        write_gguf(output, charter=charter, adapter=adapter, shape=shape)
     else:
         write_peft(output, charter=charter, adapter=adapter, base_name=charter.base_name)
 

@@ -11,6 +11,7 @@ from sterna.app.exporting import ModelFormat, export_base
 from sterna.app.founding import base_facts, list_bases
 from sterna.app.importing import import_base
 from sterna.cli.output import HomeOption, JsonFlag, console, emit
+from sterna.formats.gguf_base import LinearType
 
 app = typer.Typer(no_args_is_help=True, help="The frozen ternary models.", rich_markup_mode=None)
 
@@ -67,6 +68,9 @@ def export(
     base: Annotated[str, typer.Argument(help="Base to write; see `sterna base list`.")],
     format_: Annotated[ModelFormat, typer.Option("--format", help="hf: a folder for transformers and PEFT.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write; nothing may be there yet.")],
+    linears: Annotated[
+        LinearType | None, typer.Option("--type", help="How GGUF holds the linears. [default: f16]")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -74,7 +78,7 @@ def export(
 
     Example: sterna base export nano --format hf --out nano-hf/
     """
-    written = export_base(base, out, format_, home=home)
+    written = export_base(base, out, format_, linears=linears, home=home)
     if as_json:
         emit(written)
         return

@@ -13,10 +13,12 @@ from sterna.formats.gguf import write_gguf
 from sterna_protocol.merge.adapter import lora_factors
 from sterna_protocol.swarm.charter import Linear
 from tests.node.store import sample
+from tests.node.train.tiny import architecture
 
 # Seven linears of an odd size, so that alignment has something to do.
 CHARTER = sample.charter(linears=(Linear(name="q", out_features=5, in_features=7), *sample.LLAMA_LINEARS[1:]))
 ADAPTER = sample.random_adapter(CHARTER)
+BITNET = architecture(hidden_size=64)
 NAMES = {
     "q": "attn_q",
     "k": "attn_k",
@@ -31,7 +33,7 @@ NAMES = {
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "adapter.gguf"
-    write_gguf(path, charter=CHARTER, adapter=ADAPTER)
+    write_gguf(path, charter=CHARTER, adapter=ADAPTER, shape=BITNET)
     return path
 
 
@@ -66,11 +68,11 @@ def test_the_head_is_as_the_format_says(path: Path) -> None:
 
 def test_the_bytes_are_the_same_each_time(path: Path) -> None:
     before = path.read_bytes()
-    write_gguf(path, charter=CHARTER, adapter=ADAPTER)
+    write_gguf(path, charter=CHARTER, adapter=ADAPTER, shape=BITNET)
     assert path.read_bytes() == before
 
 
 def test_a_linear_without_a_gguf_name_is_refused(tmp_path: Path) -> None:
     odd = sample.charter(linears=(Linear(name="router", out_features=8, in_features=8),))
     with pytest.raises(ConfigError, match="no name for the linear 'router'"):
-        write_gguf(tmp_path / "x", charter=odd, adapter=sample.random_adapter(odd))
+        write_gguf(tmp_path / "x", charter=odd, adapter=sample.random_adapter(odd), shape=BITNET)
