@@ -20,7 +20,7 @@ from sterna.bench.random_base import write_random_base
 from sterna.bench.shapes import SHAPES
 from sterna.errors import ConfigError
 from sterna.train.base import Architecture
-from sterna.train.worker import (
+from sterna.train.memory import (
     KEPT,
     RETURNED,
     ROOMY_FACTOR,

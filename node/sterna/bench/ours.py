@@ -1,6 +1,6 @@
 """The measured process of Sterna's own model.
 
-Arguments: base, rank, threads, variant or "", backward, what becomes of memory (sterna.train.worker).
+Arguments: base, rank, threads, variant or "", backward, what becomes of memory (sterna.train.memory).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from sterna.train.base import Architecture, Base, open_base
 from sterna.train.batches import Batch
 from sterna.train.lora import Lora
 from sterna.train.loss import Head
+from sterna.train.memory import RETURNED
 from sterna.train.model import Decoder, KeyValueCache
 from sterna.train.step import AdamW, keeping_within, train_step
-from sterna.train.worker import RETURNED, WorkerConfig
+from sterna.train.worker import WorkerConfig
 from sterna_kernels import _native
 from sterna_kernels.torch import Backward
 from sterna_protocol.merge.scheme import delta_size

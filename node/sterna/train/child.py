@@ -26,8 +26,8 @@ from sterna.errors import ConfigError, NodeError, WorkerFailed
 from sterna.pipe import Message, ParentPipe, connect_parent
 from sterna.train.evaluate import HeldOutLoss
 from sterna.train.jobs import Workshop
+from sterna.train.memory import RETURNED
 from sterna.train.text import Turn
-from sterna.train.worker import RETURNED
 from sterna_kernels.torch import Backward
 from sterna_protocol.errors import ProtocolError
 from sterna_protocol.merge.feedback import Unsent

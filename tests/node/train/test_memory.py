@@ -1,6 +1,6 @@
 """Where the memory goes that a training process frees between its steps."""
 
-from sterna.train.worker import LARGE_BASE_BYTES, ROOMY_FACTOR, available_bytes, malloc_environment
+from sterna.train.memory import LARGE_BASE_BYTES, ROOMY_FACTOR, available_bytes, malloc_environment
 
 KEEPS = malloc_environment(0, 0)
 
