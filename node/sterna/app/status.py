@@ -74,4 +74,4 @@ class StatusWriter:
             write_status(self._home, {"pid": os.getpid(), **self._collect()})
         except OSError as full:
             # The status is a convenience; what matters goes through the store, which reports this itself.
-            logger.warning("status.unwritten", extra={"why": str(full)})
+            logger.info("status.unwritten", extra={"why": str(full)})

@@ -88,7 +88,7 @@ async def run_json(*arguments: str) -> dict[str, Any]:
     """Run `sterna ARGUMENTS --json` in a process of its own and return what it printed.
 
     Raises:
-        NodeError: it failed; the message is its last line.
+        NodeError: it failed; the message says why.
     """
     process = await asyncio.create_subprocess_exec(
         *sterna_command(*arguments, "--json"),
@@ -102,7 +102,15 @@ async def run_json(*arguments: str) -> dict[str, Any]:
         process.kill()
         raise
     if process.returncode != 0:
-        lines = err.decode(errors="replace").strip().splitlines() or ["no output"]
-        raise NodeError(f"`sterna {arguments[0]}` ended with code {process.returncode}: {lines[-1]}")
+        raise NodeError(f"`sterna {arguments[0]}` ended with code {process.returncode}: {_why(err)}")
     value: dict[str, Any] = json.loads(out)
     return value
+
+
+def _why(err: bytes) -> str:
+    """What a command with --json said last on standard error: its error, unless it was killed."""
+    lines = err.decode(errors="replace").strip().splitlines() or ["no output"]
+    try:
+        return str(json.loads(lines[-1])["error"])
+    except (ValueError, TypeError, KeyError):
+        return lines[-1]
