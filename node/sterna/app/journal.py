@@ -87,7 +87,7 @@ class SwarmJournal:
         await self._do(self._store.put_round_log, self._swarm, round_, json.dumps(entry))
 
     async def put_peer(self, peer: bytes, addresses: tuple[str, ...]) -> None:
-        await self._do(self._store.put_peer, self._swarm, SeenPeer(peer, addresses, int(time.time())))
+        await self._do(self._store.address_book.put, self._swarm, SeenPeer(peer, addresses, int(time.time())))
 
     async def put_blob(self, data: bytes) -> bytes:
         return await self._do(self._store.blobs.put, data)

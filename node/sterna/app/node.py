@@ -196,7 +196,7 @@ def _recall(store: Store, membership: Membership) -> _Memory:
     open_round = certificates[-1].round_ + 1 if certificates else 1
     oldest = max(1, open_round - MAX_STALENESS)
     proofs = [decode_frame(frame) for frame in store.evidence(membership.swarm)]
-    met = [address for peer in store.peers(membership.swarm) for address in peer.addresses]
+    met = [address for peer in store.address_book.peers(membership.swarm) for address in peer.addresses]
     return _Memory(
         seed=store.key(),
         certificates=certificates,

@@ -1,11 +1,13 @@
 """What a node keeps on its disk: key, journal and blobs."""
 
 from sterna.store.acts import WaitingActs
+from sterna.store.addresses import SeenPeer
 from sterna.store.blobs import Blobs
 from sterna.store.disk import Disk
 from sterna.store.failures import reported
+from sterna.store.identity import NEXT_KEY
 from sterna.store.keys import next_seed
-from sterna.store.store import NEXT_KEY, Membership, PendingDelta, SeenPeer, Store, Verdict, open_store
+from sterna.store.store import Membership, PendingDelta, Store, Verdict, open_store
 
 __all__ = [
     "NEXT_KEY",

@@ -14,29 +14,18 @@ from typing import Self, cast
 
 from sterna.errors import ConfigError, StorageError
 from sterna.home import prepare_home
+from sterna.store.addresses import AddressBook
 from sterna.store.blobs import Blobs
 from sterna.store.disk import TMP_SUFFIX, Disk
 from sterna.store.failures import reported
 from sterna.store.feedback import Feedback
+from sterna.store.identity import Identity, require_memory_of
 from sterna.store.journal import Journal, Row
-from sterna.store.keys import create_seed, read_seed
 from sterna.store.lock import lock_home
+from sterna.store.settings import put_setting, setting
 from sterna_protocol.swarm.charter import SignedCharter
 from sterna_protocol.wire.ids import sha256, short
 from sterna_protocol.wire.messages import Certificate, Figures, Kind, decode_frame
-from sterna_protocol.wire.signing import SigningKey
-
-MAX_PEERS = 1024
-"""Peers kept in a swarm's address book; the ones not seen for longest go first."""
-
-MAX_ADDRESSES = 8
-"""Addresses kept of one peer: a machine has a few; a list of a thousand is somebody's attack."""
-
-_IDENTITY = "identity"
-_NEXT_IDENTITY = "next_identity"
-
-NEXT_KEY = "key.next"
-"""The key that takes the place of ``key`` in the round that certifies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +62,6 @@ class Verdict:
     loss: float
 
 
-@dataclass(frozen=True, slots=True)
-class SeenPeer:
-    """An entry of the address book; ``seen`` in seconds since 1970, by the caller's clock."""
-
-    peer: bytes
-    addresses: tuple[str, ...]
-    seen: int
-
-
 def open_store(home: Path, *, read_only: bool = False, disk: Disk | None = None) -> Store:
     """The store in ``home``, locked for this process alone, checked, its leftovers swept.
 
@@ -101,7 +81,7 @@ def open_store(home: Path, *, read_only: bool = False, disk: Disk | None = None)
         prepare_home(home)
         lock = lock_home(home)
     try:
-        _require_memory_of(home)
+        require_memory_of(home)
         journal = Journal.open(home / "state.db", disk, read_only=False)
         try:
             blobs = Blobs(home / "blobs", disk, read_only=False)
@@ -130,8 +110,9 @@ class Store:
         self.home = home
         self.blobs = blobs
         self.feedback = Feedback(journal, blobs)
+        self.address_book = AddressBook(journal)
+        self._identity = Identity(home, journal, disk, may_write=lock is not None)
         self._journal = journal
-        self._disk = disk
         self._lock = lock
 
     def __enter__(self) -> Self:
@@ -152,63 +133,12 @@ class Store:
     # Identity
 
     def key(self) -> bytes:
-        """The 32-byte seed of this node's key; made, and on the disk, at the first call.
-
-        Raises:
-            ConfigError: the key file is readable by others, cut short, or another node's.
-            StorageError: the disk refused, or there is no key and the store is read-only.
-        """
-        path = self.home / "key"
-        with reported("the key cannot be read", path):
-            seed = read_seed(path)
-        known = self.setting(_IDENTITY)
-        if seed is None:
-            if known is not None:
-                raise ConfigError(
-                    f"the key {path} is gone; put your copy of it back, or move {self.home} away to start as "
-                    f"a new peer"
-                )
-            if self._lock is None:
-                raise ConfigError(f"{self.home} has no key yet; make it with `sterna init`")
-            with reported("the key was not saved", path):
-                seed = create_seed(path, self._disk)
-        peer = SigningKey.from_seed(seed).peer.hex()
-        if known is None and self._lock is not None:
-            self.put_setting(_IDENTITY, peer)
-        elif known is not None and known != peer and self.setting(_NEXT_IDENTITY) == peer:
-            # The process ended between the two last steps of ``adopt_next_key``.
-            if self._lock is not None:
-                self.put_setting(_IDENTITY, peer)
-        elif known is not None and known != peer:
-            raise ConfigError(
-                f"the key {path} is another node's: {self.home} belongs to {known[:8]}, the key to "
-                f"{peer[:8]}; put the right key back"
-            )
-        return seed
+        """The 32-byte seed of this node's key; raises as ``Identity.key``."""
+        return self._identity.key()
 
     def adopt_next_key(self) -> bytes:
-        """Go over to the key that `sterna id rotate` made, for good; returns its seed.
-
-        A delta that waits is forgotten: it names the old key as its author. A crash at any moment leaves the
-        old key or the new one, and the same call finishes what is left.
-
-        Raises:
-            ConfigError: there is no such key.
-        """
-        path = self.home / NEXT_KEY
-        with reported("the next key cannot be read", path):
-            seed = read_seed(path)
-        if seed is None:
-            raise ConfigError(f"{path} is gone, and the swarm knows this node by it: put it back")
-        peer = SigningKey.from_seed(seed).peer.hex()
-        with self._journal.write("the old key's delta was not forgotten") as db:
-            db.execute("DELETE FROM pending_delta")
-        self.put_setting(_NEXT_IDENTITY, peer)
-        with reported("the key was not replaced", path):
-            self._disk.rename(path, self.home / "key")
-            self._disk.sync_folder(self.home)
-        self.put_setting(_IDENTITY, peer)
-        return seed
+        """Go over to the next key for good; returns its seed. Raises as ``Identity.adopt_next_key``."""
+        return self._identity.adopt_next_key()
 
     # Swarms
 
@@ -415,34 +345,11 @@ class Store:
         )
         return cast(list[tuple[int, str]], rows)
 
-    def put_peer(self, swarm: bytes, seen: SeenPeer) -> None:
-        """Note where a peer was last reached; a full book loses the peer not seen for longest."""
-        with self._journal.write("the address book was not saved") as db:
-            db.execute(
-                "INSERT OR REPLACE INTO peer VALUES (?, ?, ?, ?)",
-                (swarm, seen.peer, json.dumps(seen.addresses[:MAX_ADDRESSES]), seen.seen),
-            )
-            db.execute(
-                "DELETE FROM peer WHERE swarm = ?1 AND id IN "
-                "(SELECT id FROM peer WHERE swarm = ?1 ORDER BY seen DESC, id LIMIT -1 OFFSET ?2)",
-                (swarm, MAX_PEERS),
-            )
-
-    def peers(self, swarm: bytes) -> list[SeenPeer]:
-        """The address book, the peer seen last first."""
-        rows = self._journal.read(
-            "SELECT id, addresses, seen FROM peer WHERE swarm = ? ORDER BY seen DESC, id", (swarm,)
-        )
-        typed = cast(list[tuple[bytes, str, int]], rows)
-        return [SeenPeer(peer, tuple(json.loads(addresses)), seen) for peer, addresses, seen in typed]
-
     def put_setting(self, name: str, value: str) -> None:
-        with self._journal.write(f"the setting {name} was not saved") as db:
-            db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))
+        put_setting(self._journal, name, value)
 
     def setting(self, name: str) -> str | None:
-        rows = self._journal.read("SELECT value FROM setting WHERE name = ?", (name,))
-        return cast(str, rows[0][0]) if rows else None
+        return setting(self._journal, name)
 
     # Room on the disk
 
@@ -481,12 +388,3 @@ def _membership(row: Row) -> Membership:
 
 def _kind_name(kind: int) -> str:
     return Kind(kind).name.lower() if kind in Kind.__members__.values() else f"message of kind {kind}"
-
-
-def _require_memory_of(home: Path) -> None:
-    """A key without its journal has forgotten what it signed."""
-    if (home / "key").exists() and not (home / "state.db").exists():
-        raise ConfigError(
-            f"{home} has a key but no state.db, which remembers what the key signed; put state.db back, "
-            f"or move {home} away to start as a new peer"
-        )

@@ -12,7 +12,7 @@ import pytest
 
 from sterna.errors import ConfigError, StorageError
 from sterna.store import PendingDelta, SeenPeer, Verdict, open_store
-from sterna.store.store import MAX_ADDRESSES
+from sterna.store.addresses import MAX_ADDRESSES
 from sterna_protocol.errors import BadSignature, MalformedMessage
 from sterna_protocol.wire.messages import Kind
 from tests.node.store import sample
@@ -39,7 +39,7 @@ def test_everything_is_there_after_reopening(home: Path) -> None:
         delta = store.blobs.put(b"delta")
         store.put_pending(SWARM, PendingDelta(3, b"a" * 32, delta, sample.FIGURES))
         store.put_round_log(SWARM, 1, '{"seconds": 3}')
-        store.put_peer(SWARM, SeenPeer(b"p" * 32, ("/ip4/1.2.3.4/tcp/5",), 1000))
+        store.address_book.put(SWARM, SeenPeer(b"p" * 32, ("/ip4/1.2.3.4/tcp/5",), 1000))
         store.put_setting("threads", "2")
     with open_store(home) as store:
         assert store.key() == seed
@@ -55,7 +55,7 @@ def test_everything_is_there_after_reopening(home: Path) -> None:
         assert store.evidence(SWARM) == [b"proof"]
         assert store.pending(SWARM) == PendingDelta(3, b"a" * 32, delta, sample.FIGURES)
         assert store.round_log(SWARM) == [(1, '{"seconds": 3}')]
-        assert store.peers(SWARM) == [SeenPeer(b"p" * 32, ("/ip4/1.2.3.4/tcp/5",), 1000)]
+        assert store.address_book.peers(SWARM) == [SeenPeer(b"p" * 32, ("/ip4/1.2.3.4/tcp/5",), 1000)]
         assert store.setting("threads") == "2"
         assert store.setting("unknown") is None
 
@@ -166,13 +166,13 @@ def test_a_pending_delta_needs_its_blob(home: Path) -> None:
 def test_a_full_address_book_loses_the_peers_not_seen_for_longest(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sterna.store.store.MAX_PEERS", 5)
+    monkeypatch.setattr("sterna.store.addresses.MAX_PEERS", 5)
     with open_store(home) as store:
         store.add_swarm(SIGNED)
         many = tuple(f"/ip4/10.0.0.{n}/tcp/1" for n in range(2 * MAX_ADDRESSES))
         for number in range(8):
-            store.put_peer(SWARM, SeenPeer(number.to_bytes(32, "big"), many, number))
-        peers = store.peers(SWARM)
+            store.address_book.put(SWARM, SeenPeer(number.to_bytes(32, "big"), many, number))
+        peers = store.address_book.peers(SWARM)
         assert [peer.seen for peer in peers] == [7, 6, 5, 4, 3]
         assert peers[0].addresses == many[:MAX_ADDRESSES]
 
