@@ -28,8 +28,9 @@ from sterna.cli import (
 )
 from sterna.cli.output import console, fail, notices
 from sterna.cli.usage import explain, is_help
-from sterna.errors import NodeError
+from sterna.errors import NodeError, StorageError
 from sterna.home import home_folder
+from sterna.store import refused_by_disk
 from sterna_protocol.errors import ProtocolError
 
 EXIT_INTERNAL = 70
@@ -112,6 +113,12 @@ def run(arguments: list[str]) -> int:
         message, code = str(error), error.exit_code if isinstance(error, NodeError) else EXIT_PROTOCOL
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
+    except OSError as error:
+        refused = refused_by_disk(error)
+        if refused is None:
+            message, code = _record_crash(error, _home(arguments)), EXIT_INTERNAL
+        else:
+            message, code = refused, StorageError.exit_code
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never reads a traceback
         message, code = _record_crash(error, _home(arguments)), EXIT_INTERNAL
     return fail(message, code, as_json="--json" in arguments)

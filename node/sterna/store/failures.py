@@ -12,6 +12,7 @@ from sterna.errors import StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _FAILED = {errno.EIO}
 
 
@@ -26,6 +27,16 @@ def reported(what: str, path: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         raise StorageError(_line(error, what, path)) from error
+
+
+def refused_by_disk(error: OSError) -> str | None:
+    """One line for a file that somebody named and the disk does not give or take; None for anything else."""
+    if error.errno in _FULL:
+        where = "" if error.filename is None else f" at {error.filename}"
+        return f"the disk is full{where}; free some space and try again, what was saved is safe"
+    if error.errno in _READ_ONLY | _MISPLACED and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; name another place"
+    return None
 
 
 def is_lost_write(error: BaseException | None) -> bool:

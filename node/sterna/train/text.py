@@ -91,7 +91,7 @@ def read_documents(path: Path) -> tuple[Document, ...]:
             the message names file and line and says what to change.
     """
     kind = path.suffix.lower()
-    if kind not in (".jsonl", ".txt"):
+    if kind not in (".jsonl", ".txt") and path.is_file():
         raise DataError(f"{path}: ends in {kind or 'nothing'!r}; give a .jsonl or a .txt file")
     text = _read_text(path)
     documents = tuple(_json_lines(path, text) if kind == ".jsonl" else _passages(text))

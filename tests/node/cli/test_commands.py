@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -252,6 +253,47 @@ def test_a_bug_is_one_line_and_a_report(
     assert run(["status"]) == EXIT_INTERNAL
     assert "surprise" in one_line_of(capsys.readouterr().err)
     assert "Traceback" in (home / "crash.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space and try again"),
+        (OSError(errno.ENOSPC, "No space", "/out/x"), "the disk is full at /out/x; free some space"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            "/x: Permission denied; name another place",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "/proc/x"),
+            "/proc/x: No such file; name another place",
+        ),
+    ],
+)
+def test_a_disk_that_refuses_what_somebody_named_is_no_bug(
+    failure: OSError,
+    line: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("sterna.cli.app", refused)
+    assert run(["status"]) == 5
+    assert one_line_of(capsys.readouterr().err).startswith(f"error: {line}")
+    assert not home.exists()
+
+
+def test_a_failure_of_the_system_that_names_no_file_is_a_bug(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr("sterna.cli.app", broken)
+    assert run(["status"]) == EXIT_INTERNAL
 
 
 def test_the_report_of_a_bug_lies_in_the_home_that_was_given(

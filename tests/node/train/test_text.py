@@ -100,7 +100,7 @@ def test_a_bad_file_is_refused_with_its_place(tmp_path, name, content, message):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "none.txt", tmp_path / "folder.txt"):
+    for path in (tmp_path / "none.txt", tmp_path / "folder.txt", tmp_path / "none", tmp_path):
         (tmp_path / "folder.txt").mkdir(exist_ok=True)
         with pytest.raises(DataError, match="cannot be read"):
             read_documents(path)

@@ -58,7 +58,9 @@ class DemoPeer:
         """
         if self.process is not None and self.process.returncode is not None:
             lines = self.log.read_text(errors="replace").strip().splitlines() or ["no output"]
-            raise NodeError(f"{self.label} ended with code {self.process.returncode}: {lines[-1]}")
+            raise NodeError(
+                f"{self.label} ended with code {self.process.returncode}: {lines[-1].removeprefix('error: ')}"
+            )
 
     async def kill(self) -> None:
         """SIGKILL, as a power cut would."""
