@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,8 +17,10 @@ def chat(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="Answer this one prompt and end.")
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Base without any adapter, instead of this home's swarm.")
+    base: Annotated[str | None, typer.Option(help="Base without the adapter of this home's swarm.")] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="PEFT folder, as `sterna pull` writes it, over --base or the base it names."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without roles.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 120,
@@ -26,11 +29,13 @@ def chat(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Talk to the model of this home's swarm, with its newest certified adapter.
+    """Talk to the model of this home's swarm, with its newest certified adapter, or with a pulled one.
 
     Example: sterna chat --prompt "What is a river?"
     """
-    options = ChatOptions(base=base, raw=raw, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    options = ChatOptions(
+        base=base, adapter=adapter, raw=raw, max_tokens=max_tokens, temperature=temperature, seed=seed
+    )
     asyncio.run(_talk(options, home, prompt, as_json))
 
 

@@ -125,6 +125,16 @@ def read_peft(directory: Path, *, linears: dict[str, tuple[int, int]]) -> PeftAd
     return PeftAdapter(factors, scale, base_name)
 
 
+def base_name_of(directory: Path) -> str:
+    """What a PEFT directory says its base is called; "" if it does not.
+
+    Raises:
+        ConfigError: it is no plain LoRA adapter.
+        StorageError: the disk refused.
+    """
+    return _read_config(directory / CONFIG)[2]
+
+
 def linears_of(charter: Charter) -> dict[str, tuple[int, int]]:
     """(out, in) of each linear that this swarm adapts, by name."""
     return {

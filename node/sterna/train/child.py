@@ -139,6 +139,7 @@ def _generate(workshop: Workshop, message: Message, tell: Callable[[Message], No
         Charter.decode(message["charter"]) if message["charter"] is not None else None,
         _adapter(message) if message["adapter"] is not None else None,
         prompt if isinstance(prompt, str) else [Turn(role=role, content=content) for role, content in prompt],
+        given=Path(message["given"]) if message["given"] is not None else None,
         max_tokens=message["max_tokens"],
         temperature=message["temperature"],
         top_p=message["top_p"],

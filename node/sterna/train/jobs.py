@@ -15,9 +15,10 @@ from sterna.train.base import Architecture, open_base
 from sterna.train.delta import delta_blob
 from sterna.train.evaluate import MAX_HELD_OUT_TOKENS, HeldOutLoss, held_out_loss
 from sterna.train.generate import generate
+from sterna.train.given import read_given
 from sterna.train.lora import Lora, float_state, lora_of_round
 from sterna.train.loss import Head
-from sterna.train.model import Decoder, Keeping
+from sterna.train.model import Correction, Decoder, Keeping
 from sterna.train.step import Trained, keeping_within, train_round
 from sterna.train.text import Turn, read_split
 from sterna.train.tokens import Corpus, TextCodec
@@ -187,6 +188,7 @@ class Workshop:
         adapter: bytes | None,
         prompt: str | Sequence[Turn],
         *,
+        given: Path | None = None,
         max_tokens: int,
         temperature: float,
         top_p: float,
@@ -194,14 +196,20 @@ class Workshop:
     ) -> Iterator[str]:
         """Pieces of the continuation.
 
+        Args:
+            given: a file of an adapter (``sterna.train.given``), instead of a charter and its adapter.
+
         Raises:
-            ConfigError: charter and base do not fit together, or as ``sterna.train.generate``.
+            ConfigError: charter or file and base do not fit together, or as ``sterna.train.generate``.
             MalformedMessage: ``adapter`` is not one of this swarm.
         """
-        lora = None
+        lora: Correction | None = None
         if charter is not None and adapter is not None:
             self._check(charter)
             lora = self._used(charter, decode_adapter(charter, adapter))
+        elif given is not None:
+            linears = self._decoder.architecture.linears()
+            lora = read_given(given, {name: (out, in_) for name, out, in_ in linears})
         ids = self.codec.prompt(prompt)
         yield from generate(
             self._decoder,

@@ -225,6 +225,7 @@ class Worker:
         prompt: str | Sequence[Turn],
         charter: Charter | None = None,
         adapter: bytes | Path | None = None,
+        given: Path | None = None,
         max_tokens: int = 128,
         temperature: float = 0.8,
         top_p: float = 0.95,
@@ -234,15 +235,18 @@ class Worker:
 
         Args:
             prompt: a text to continue, or a conversation to answer.
+            given: a file of an adapter (``sterna.train.given``), instead of a charter and its adapter.
 
         Raises:
-            ConfigError: the prompt does not fit the base's context, or charter and base do not fit together.
+            ConfigError: the prompt does not fit the base's context, or charter or file and base do not fit
+                together.
             WorkerFailed: the process died.
         """
         message = {
             "kind": "generate",
             "charter": charter.encode() if charter is not None else None,
             "adapter": _sent(adapter),
+            "given": _sent(given),
             "prompt": prompt if isinstance(prompt, str) else [[turn.role, turn.content] for turn in prompt],
             "max_tokens": max_tokens,
             "temperature": temperature,
