@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from sterna.net.hardening import MAX_INBOUND_STREAMS
+from sterna.net.hardened_connections import MAX_INBOUND_STREAMS
 from tests.fuzz.attacker import ATTACKS
 from tests.node.net.real import PATIENCE_SECONDS, Watch, gossip_until_heard, meet, node, program
 

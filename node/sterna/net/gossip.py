@@ -15,10 +15,11 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.score import ScoreParams, TopicScoreParams
 from libp2p.tools.anyio_service import background_trio_service
 
-from sterna.net import hardening
-from sterna.net.hardening import SafePubsub, id_of, key_of
+from sterna.net.containment import contain
+from sterna.net.hardened_gossip import SafePubsub, forget_deliveries
 from sterna.net.host import MAX_CONNECTIONS, Host, blame_by_id
 from sterna.net.pace import Budget, Pace
+from sterna.net.peer_ids import id_of, key_of
 from sterna.net.score import Offence
 from sterna_protocol.wire.limits import MAX_FRAME_BYTES
 
@@ -120,7 +121,7 @@ async def open_gossip(
 ) -> AsyncIterator[GossipService]:
     """Gossip on ``topic``; ``deliver(author, data)`` gets what others say."""
     router = GossipSub(protocols=PROTOCOLS, score_params=score_params(), **ROUTER)
-    hardening.forget_deliveries(router)
+    forget_deliveries(router)
 
     def hand_over(message: Any) -> None:
         author = ID(message.from_id)
@@ -140,8 +141,8 @@ async def open_gossip(
     pubsub.counter = time.time_ns()
     pubsub.set_topic_validator(topic, _is_valid, False)
     async with background_trio_service(pubsub) as manager, background_trio_service(router) as heartbeat:
-        hardening.contain(manager, "pubsub")
-        hardening.contain(heartbeat, "gossipsub")
+        contain(manager, "pubsub")
+        contain(heartbeat, "gossipsub")
         await pubsub.wait_until_ready()
         await pubsub.subscribe(topic)
         yield GossipService(pubsub, router, topic)

@@ -27,8 +27,16 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from sterna.errors import ConfigError
-from sterna.net import hardening
-from sterna.net.hardening import Blame, id_of, key_of
+from sterna.net.containment import Blame, contain, guard_streams
+from sterna.net.hardened_connections import (
+    UPGRADE_SECONDS,
+    BoundedYamux,
+    Ed25519Noise,
+    dial_nobody,
+    free_inbound_slots,
+)
+from sterna.net.hardening import install
+from sterna.net.peer_ids import id_of, key_of
 from sterna.net.score import Offence
 from sterna.net.streams import CLOSE_SECONDS, Lost, Misbehaved, Stream, farewell
 
@@ -240,7 +248,7 @@ async def open_host(
     Raises:
         ConfigError: an address cannot be parsed or listened on.
     """
-    hardening.install()
+    install()
     key_pair = create_new_key_pair(seed)
     try:
         addresses = [Multiaddr(address) for address in listen]
@@ -249,8 +257,8 @@ async def open_host(
     libp2p: Any = new_host(
         key_pair=key_pair,
         psk=network_key.hex() or None,
-        sec_opt={NOISE: hardening.Ed25519Noise(key_pair, admit)},
-        muxer_opt={TProtocol(YAMUX): hardening.BoundedYamux},
+        sec_opt={NOISE: Ed25519Noise(key_pair, admit)},
+        muxer_opt={TProtocol(YAMUX): BoundedYamux},
         transports=[TCP()],
         connection_config=ConnectionConfig(
             max_connections=MAX_CONNECTIONS,
@@ -258,8 +266,8 @@ async def open_host(
             low_watermark=0,
             high_watermark=MAX_CONNECTIONS,
             max_connections_per_peer=CONNECTIONS_PER_PEER,
-            inbound_upgrade_timeout=hardening.UPGRADE_SECONDS,
-            outbound_upgrade_timeout=hardening.UPGRADE_SECONDS,
+            inbound_upgrade_timeout=UPGRADE_SECONDS,
+            outbound_upgrade_timeout=UPGRADE_SECONDS,
         ),
         addrs_factory=_concrete,
         disable_identify_address_discovery=True,
@@ -273,11 +281,11 @@ async def open_host(
     # Anyone could rewrite the addresses we hold for it at any time; the answer to our own question is enough.
     libp2p.remove_stream_handler(ID_PUSH)
 
-    hardening.guard_streams(libp2p, blame_by_id(blame))
-    hardening.free_inbound_slots(swarm)
-    hardening.dial_nobody(swarm)
+    guard_streams(libp2p, blame_by_id(blame))
+    free_inbound_slots(swarm)
+    dial_nobody(swarm)
     async with background_trio_service(swarm) as manager:
-        hardening.contain(manager, "swarm")
+        contain(manager, "swarm")
         for address in addresses:
             _require_free(address)
         await swarm.listen(*addresses)

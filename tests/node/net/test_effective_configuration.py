@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import trio
 
-from sterna.net import gossip, hardening
+from sterna.net import gossip
 from sterna.net.gossip import GossipService, open_gossip
-from sterna.net.hardening import BoundedYamux, Ed25519Noise, StrictStream, id_of
+from sterna.net.hardened_connections import BoundedYamux, Ed25519Noise, StrictStream
+from sterna.net.hardened_gossip import MAX_OUTBOUND_MESSAGES
 from sterna.net.host import Host, open_host, parse_address
+from sterna.net.peer_ids import id_of
 
 TOPIC = "sterna/test"
 STRANGER = bytes(range(32))
@@ -111,7 +113,7 @@ async def test_queues_to_a_peer_are_deep_and_their_frames_small(_: Host, service
 
     service.pubsub.peer_queues[id_of(STRANGER)] = RpcQueue()
     queue = service.pubsub.peer_queues[id_of(STRANGER)]
-    assert queue._queue.max_size == hardening.MAX_OUTBOUND_MESSAGES
+    assert queue._queue.max_size == MAX_OUTBOUND_MESSAGES
     assert queue.max_message_size < service.pubsub.max_inbound_rpc_size
 
 
