@@ -25,7 +25,8 @@ from sterna.app.trainer import WorkerTrainer
 from sterna.errors import ConfigError
 from sterna.net import NetConfig, open_net
 from sterna.store import Membership, Store, WaitingActs
-from sterna.swarm.driver import Activity, Driver
+from sterna.swarm.activity import Activity
+from sterna.swarm.driver import Driver
 from sterna.swarm.gate import DEFAULT_TOLERANCE, Gate
 from sterna.swarm.light import genesis_digest
 from sterna.train.tokens import check_data

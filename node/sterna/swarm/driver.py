@@ -16,18 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sterna.errors import NodeError, Unreachable
+from sterna.swarm.activity import Activity
+from sterna.swarm.blobs import Blobs
 from sterna.swarm.gate import Gate
 from sterna.swarm.ports import Journal, Network, Trainer
 from sterna_protocol.errors import LocalProtocolError, RemoteProtocolError, Untimely
-from sterna_protocol.merge.adapter import (
-    adapter_blob_bytes,
-    decode_adapter,
-    encode_adapter,
-    genesis_adapter,
-)
-from sterna_protocol.merge.codec import decode_delta, delta_blob_bytes
 from sterna_protocol.merge.feedback import needs_feedback
-from sterna_protocol.merge.rules import merge
 from sterna_protocol.node import Node
 from sterna_protocol.round.effects import (
     Broadcast,
@@ -55,7 +49,6 @@ HEADS_INTERVAL_SECONDS = 2.0
 """Between two anti-entropy exchanges with a random peer; a lost gossip message is back within two of them."""
 
 REQUEST_TIMEOUT_SECONDS = 10.0
-FETCH_TIMEOUT_SECONDS = 120.0
 RETRY_SECONDS = 2.0
 
 MIN_TICK_SECONDS = 0.01
@@ -63,26 +56,6 @@ MIN_TICK_SECONDS = 0.01
 
 MISBEHAVIOUR_POINTS = 20
 """Score a peer loses for bytes that no correct peer sends; net bans at 100."""
-
-
-@dataclass(slots=True)
-class Activity:
-    """What the driver is busy with, for status displays."""
-
-    training: bool = False
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None
-    trouble: str | None = None
-    fork: str | None = None
-
-    def errors(self) -> list[str]:
-        """What the operator should know, the gravest first."""
-        return [error for error in (self.fork, self.trouble) if error is not None]
-
-    def note_step(self, step: int, steps: int, loss: float) -> None:
-        """Take the progress of a training job."""
-        self.step, self.steps, self.loss = step, steps, loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +101,7 @@ class Driver:
         self._network = network
         self._trainer = trainer
         self._journal = journal
+        self._blobs = Blobs(charter, network, journal)
         self._clock = clock
         self._rng = rng
         self._until_round = until_round
@@ -287,10 +261,7 @@ class Driver:
     async def _fetch_delta(self, effect: FetchDelta) -> None:
         error: str | None = None
         try:
-            data = await self._blob(effect.delta, delta_blob_bytes(self.charter), effect.holders)
-            await asyncio.to_thread(
-                decode_delta, self.charter, author=effect.author, round_=effect.trained_round, data=data
-            )
+            await self._blobs.fetch_delta(effect)
         except (Unreachable, RemoteProtocolError) as failed:
             error = str(failed)
         self._take(self.node.delta_checked(self._clock(), effect.announcement, error))
@@ -298,8 +269,7 @@ class Driver:
     async def _fetch_adapter(self, effect: FetchAdapter) -> None:
         while True:
             try:
-                data = await self._adapter(effect.adapter, effect.holders or tuple(self.peers))
-                await asyncio.to_thread(decode_adapter, self.charter, data)
+                await self._blobs.fetch_adapter(effect.adapter, effect.holders or tuple(self.peers))
                 break
             except Unreachable as failed:
                 logger.info("adapter.missing", extra={"adapter": short(effect.adapter), "why": str(failed)})
@@ -309,30 +279,11 @@ class Driver:
 
     async def _merge(self, effect: Merge) -> None:
         try:
-            previous = await self._adapter(effect.previous_adapter, tuple(self.peers))
-            blobs = [
-                await self._blob(entry.delta, delta_blob_bytes(self.charter), tuple(self.peers))
-                for entry in effect.entries
-            ]
+            digest = await self._blobs.merge(effect, lambda: tuple(self.peers))
         except Unreachable as failed:
             logger.info("merge.postponed", extra={"round": effect.round_, "why": str(failed)})
             return
-        adapter = await asyncio.to_thread(merge_blobs, self.charter, effect, previous, blobs)
-        digest = await self._journal.put_blob(adapter)
         self._take(self.node.merged(self._clock(), effect.slate, digest))
-
-    async def _blob(self, digest: bytes, size: int, holders: tuple[bytes, ...]) -> bytes:
-        if not self._journal.has_blob(digest):
-            await self._network.fetch(digest, size, holders, timeout=FETCH_TIMEOUT_SECONDS)
-        return await self._journal.read_blob(digest)
-
-    async def _adapter(self, digest: bytes, holders: tuple[bytes, ...]) -> bytes:
-        if not self._journal.has_blob(digest):
-            genesis = await asyncio.to_thread(
-                lambda: encode_adapter(self.charter, genesis_adapter(self.charter))
-            )
-            await self._journal.put_blob(genesis)
-        return await self._blob(digest, adapter_blob_bytes(self.charter), holders)
 
     # Judging and training.
 
@@ -359,7 +310,7 @@ class Driver:
             self.activity.training = True
             try:
                 await self._judge()
-                adapter = await self._adapter(effect.adapter, tuple(self.peers))
+                adapter = await self._blobs.adapter(effect.adapter, tuple(self.peers))
                 feeds_back = needs_feedback(self.charter)
                 unsent = await self._journal.unsent(effect.round_) if feeds_back else None
                 local = await trainer.train(effect.round_, adapter, unsent)
@@ -393,17 +344,3 @@ class Driver:
         # Deltas of the round that is open now are in no certificate yet, and others may ask for them.
         await self._journal.collect(frozenset(author.delta for author in self.node.status().authors))
         self._spawn(self._judge())
-
-
-def merge_blobs(charter: Charter, effect: Merge, previous: bytes, deltas: list[bytes]) -> bytes:
-    """The encoded adapter that a slate gives.
-
-    Raises:
-        MalformedMessage: a blob is not what its slate entry says.
-    """
-    decoded = [
-        (entry, decode_delta(charter, author=entry.author, round_=entry.trained_round, data=data))
-        for entry, data in zip(effect.entries, deltas, strict=True)
-    ]
-    merged = merge(charter, decode_adapter(charter, previous), decoded, effect.round_, effect.branches)
-    return encode_adapter(charter, merged)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from sterna.errors import WorkerFailed
-from sterna.swarm.driver import Activity, Driver
+from sterna.swarm.activity import Activity
+from sterna.swarm.driver import Driver
 from sterna.swarm.gate import Gate
 from sterna.swarm.ports import LocalDelta
 from sterna_protocol.merge.adapter import decode_adapter, encode_adapter, genesis_adapter
