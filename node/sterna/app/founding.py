@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,11 +15,8 @@ from sterna.home import BASES, home_folder
 from sterna.train.base import Base, builtin_bases, open_base
 from sterna.wording import refusal
 from sterna_protocol.swarm.charter import Charter, SignedCharter, sign_charter
-from sterna_protocol.swarm.defaults import TOKENS_PER_SEQUENCE, Rule, default_charter
+from sterna_protocol.swarm.defaults import TOKENS_PER_SEQUENCE, AdmissionMode, Quorum, Rule, default_charter
 from sterna_protocol.wire.signing import SigningKey
-
-Quorum = Literal["byzantine", "majority"]
-AdmissionMode = Literal["invite", "open", "psk"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Laptops fine-tune one ternary language model together, with nobody in the middle.",
-    epilog="First try: sterna demo",
+    epilog="First try: sterna demo. Then sterna swarm create --data FILE on one machine, and on the others "
+    "what it prints.",
 )
 
 
@@ -83,7 +84,7 @@ app.command("revoke")(membership.revoke)
 app.command("leave")(membership.leave)
 app.command("pull")(pull.pull)
 app.command("verify")(verify.verify)
-app.command("chat")(chat.chat)
+app.command("chat", short_help="Talk to the model, with the newest certified adapter.")(chat.chat)
 app.add_typer(base.app, name="base")
 app.command("simulate")(simulate.simulate)
 app.add_typer(bench.app, name="bench")

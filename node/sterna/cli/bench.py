@@ -15,12 +15,14 @@ from sterna.cli.output import JsonFlag, console, emit, notices, show_table
 if TYPE_CHECKING:
     from sterna.bench.model import Figures, ModelReport
 
-app = typer.Typer(no_args_is_help=True, help="Speed and memory on this machine.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, help="Measure speed and memory on this machine.", rich_markup_mode=None
+)
 
 
 @app.callback()
 def _group() -> None:
-    """Speed and memory on this machine."""
+    """Measure speed and memory on this machine."""
 
 
 @app.command("kernels")
@@ -33,9 +35,10 @@ def kernels(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure the ternary products beside torch and llama.cpp, as a share of what this machine allows.
+    """Measure the ternary products beside torch and llama.cpp.
 
-    One thread, CPU time, systems in turns. For the row of llama.cpp: pip install llama-cpp-python.
+    As a share of what this machine allows. One thread, CPU time, systems in turns. For the row of
+    llama.cpp: pip install llama-cpp-python.
 
     Example: sterna bench kernels --repeats 7
     """
@@ -75,9 +78,10 @@ def model(
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure memory.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure a LoRA step, a prompt, decoding and memory beside torch with transformers and peft.
+    """Measure a whole model beside torch with transformers.
 
-    Weights are random, in packed form; the base of shape 13b takes 3.5 GB of scratch space for a while.
+    A LoRA step with peft, a prompt, decoding and memory. Weights are random, in packed form; the base of
+    shape 13b takes 3.5 GB of scratch space for a while.
 
     Example: sterna bench model --shape 2b --tokens 512
     """

@@ -44,7 +44,9 @@ def demo(
     ] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Four real processes on this machine train one adapter together; a fifth pulls and verifies it.
+    """Watch four real processes train one adapter on this machine.
+
+    They agree on one adapter a round; a fifth process pulls the last one and verifies it.
 
     Example: sterna demo --chaos
     """

@@ -27,20 +27,21 @@ def init(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         console.print("next  sterna swarm create --base nano --data FILE, or sterna join TICKET --data FILE")
 
 
-app = typer.Typer(no_args_is_help=True, help="This node's key.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Give this node a new key.", rich_markup_mode=None)
 
 
 @app.callback()
 def _group() -> None:
-    """This node's key."""
+    """Give this node a new key."""
 
 
 @app.command("rotate")
 def rotate(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Give this node a new key in its swarms, signed by the old and the new one.
+    """Give this node a new key in its swarms.
 
-    The node goes over to it by itself in the round that certifies it; from then on everybody refuses the old
-    one. Keep a copy of the new key file. Addresses in old tickets name the old key: hand out new ones.
+    The old and the new key sign it. The node goes over to it by itself in the round that certifies it; from
+    then on everybody refuses the old one. Keep a copy of the new key file. Addresses in old tickets name
+    the old key: hand out new ones.
 
     Example: sterna id rotate
     """

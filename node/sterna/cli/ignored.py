@@ -1,4 +1,4 @@
-"""Options of `sterna simulate` that do nothing beside others: refused, for nobody gives them for nothing."""
+"""Options that do nothing beside others: refused, for nobody gives them for nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ _OF_GRIDS = ("results", "processes", "engine", "ray_address")
 _OF_LEARNING = ("base", "sharing")
 
 
-def refuse_ignored(context: typer.Context) -> None:
-    """Return if every option of the command line has an effect.
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the command line has the parameter ``name``, be it with its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_ignored_of_simulate(context: typer.Context) -> None:
+    """Return if every option of a `sterna simulate` has an effect.
 
     Raises:
         ConfigError: one has none; the message says with which it would.
     """
     values: dict[str, Any] = context.params
-    given = [name for name in values if _is_given(context, name)]
+    given = [name for name in values if is_given(context, name)]
     is_grid, is_ray = values["grid"] is not None, values["engine"] == "ray"
     for name in given:
         option = f"--{name.replace('_', '-')}"
@@ -39,8 +45,3 @@ def refuse_ignored(context: typer.Context) -> None:
             raise ConfigError(f"{option} does nothing where nobody learns: give --learning on too")
         if name == "attack" and not values["byzantine"]:
             raise ConfigError(f"{option} does nothing where nobody attacks: give --byzantine SHARE too")
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

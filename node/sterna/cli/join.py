@@ -25,7 +25,10 @@ DataOption = Annotated[
 ]
 ListenOption = Annotated[
     list[str] | None,
-    typer.Option("--listen", help="Multiaddress to listen on, repeatable. [default: /ip4/0.0.0.0/tcp/0]"),
+    typer.Option(
+        "--listen",
+        help="Where to listen, repeatable: /ip4/0.0.0.0/tcp/4001 is port 4001. [default: a free port]",
+    ),
 ]
 UntilOption = Annotated[
     int | None, typer.Option(min=1, help="Train up to this round, then only vote and serve.")
@@ -57,6 +60,8 @@ def join(
     as_json: JsonFlag = False,
 ) -> None:
     """Join a swarm and train with the others.
+
+    Ctrl-C stops the node; `sterna resume` goes on.
 
     Example: sterna join sterna1... --data notes.jsonl
     """

@@ -63,9 +63,10 @@ def _loss(judged: dict[str, Any]) -> str:
 
 
 def peers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """List the swarm: who is in it, invited by whom, and who is connected.
+    """List who is in the swarm, and who is connected.
 
-    In a terminal ids are cut to as many letters as tell them apart; every command takes them so.
+    Beside each stands who invited it, since when it is in, and how many rounds merged a delta of it. In a
+    terminal ids are cut to as many letters as tell them apart; every command takes them so.
 
     Example: sterna peers
     """

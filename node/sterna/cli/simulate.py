@@ -12,7 +12,7 @@ from rich.table import Table
 from sterna.app.engines import engine_of
 from sterna.app.simulation import run_simulation
 from sterna.cli.grid import EXIT_BROKEN, simulate_grid
-from sterna.cli.ignored import refuse_ignored
+from sterna.cli.ignored import refuse_ignored_of_simulate
 from sterna.cli.output import JsonFlag, console, emit, notices, show_table
 from sterna.errors import ConfigError
 from sterna.simulate.attacks import MIXED
@@ -68,11 +68,12 @@ def simulate(
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the last run to this file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run swarms of the real protocol code in virtual time, over a network that fails.
+    """Run whole swarms of the real protocol code in virtual time.
 
-    Every event is checked: one decision a round, closed rounds that never change, no node that says two
-    things, no honest node accused. Exits with 1 if anything is broken, and prints the command that runs it
-    again. Faults end two rounds before the end, so that all can agree.
+    Over a network that fails, with members who lie. Every event is checked: one decision a round, closed
+    rounds that never change, no node that says two things, no honest node accused. Exits with 1 if anything
+    is broken, and prints the command that runs it again. Faults end two rounds before the end, so that all
+    can agree.
 
     Deltas are synthetic unless --learning is on: peers then train a small model, and attackers may poison it.
 
@@ -80,7 +81,7 @@ def simulate(
 
     Example: sterna simulate --peers 20 --learning on --byzantine 0.2 --attack alie
     """
-    refuse_ignored(context)
+    refuse_ignored_of_simulate(context)
     if grid is not None:
         simulate_grid(
             grid,

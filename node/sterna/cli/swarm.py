@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sterna.app.founding import AdmissionMode, FoundingChoices, Quorum
+from sterna.app.founding import FoundingChoices
 from sterna.app.node import NodeOptions, create_swarm
 from sterna.app.reform import reform as reform_swarm
 from sterna.cli.join import (
@@ -21,14 +21,24 @@ from sterna.cli.join import (
 )
 from sterna.cli.output import HomeOption, JsonFlag, console, emit
 from sterna.swarm.gate import DEFAULT_TOLERANCE
-from sterna_protocol.swarm.defaults import Rule
+from sterna_protocol.swarm.defaults import (
+    ADMISSION,
+    MIN_DELTAS,
+    QUORUM,
+    RULE,
+    STEPS,
+    TRAIN_MILLISECONDS,
+    AdmissionMode,
+    Quorum,
+    Rule,
+)
 
-app = typer.Typer(no_args_is_help=True, help="Found a swarm.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Found a swarm, or reform one.", rich_markup_mode=None)
 
 
 @app.callback()
 def _group() -> None:
-    """Found a swarm."""
+    """Found a swarm, or reform one."""
 
 
 @app.command("create")
@@ -36,18 +46,33 @@ def create(
     data: DataOption,
     base: Annotated[str, typer.Option(help="Base to train over; see `sterna base list`.")] = "nano",
     name: Annotated[str, typer.Option(help="What members will see the swarm called.")] = "swarm",
-    steps: Annotated[int | None, typer.Option(min=1, help="Local steps a round.")] = None,
-    min_deltas: Annotated[int | None, typer.Option(min=1, help="Fewest deltas that make a merge.")] = None,
-    rule: Annotated[Rule | None, typer.Option(help="How a slate is merged; see docs/spec/merge.md.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help=f"Local steps a round. [default: {STEPS}]")] = None,
+    min_deltas: Annotated[
+        int | None, typer.Option(min=1, help=f"Fewest deltas that make a merge. [default: {MIN_DELTAS}]")
+    ] = None,
+    rule: Annotated[
+        Rule | None, typer.Option(help=f"How a slate is merged; see docs/spec/merge.md. [default: {RULE}]")
+    ] = None,
     quorum: Annotated[
-        Quorum | None, typer.Option(help="byzantine (more than 2/3) or majority (small circles of friends).")
+        Quorum | None,
+        typer.Option(
+            help=f"byzantine (more than 2/3) or majority (small circles of friends). [default: {QUORUM}]"
+        ),
     ] = None,
     admission: Annotated[
         AdmissionMode | None,
-        typer.Option(help="invite: who was invited. psk: nobody else can even connect. open: anybody."),
+        typer.Option(
+            help="invite: who was invited. psk: nobody else can even connect. open: anybody. "
+            f"[default: {ADMISSION}]"
+        ),
     ] = None,
     train_seconds: Annotated[
-        float | None, typer.Option(min=1, max=604_800, help="Longest time a round waits for deltas.")
+        float | None,
+        typer.Option(
+            min=1,
+            max=604_800,
+            help=f"Longest time a round waits for deltas. [default: {TRAIN_MILLISECONDS // 1000}]",
+        ),
     ] = None,
     listen: ListenOption = None,
     until_round: UntilOption = None,
@@ -97,10 +122,11 @@ def reform(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Name a new committee by hand, when no quorum of the old one can be reached.
+    """Name a new committee by hand, as founders.
 
-    For founders, while their nodes are stopped. The first proposes and sends what this prints to the others,
-    who each give it to this command, until a quorum of founders has signed. Then resume.
+    When no quorum of the old one can be reached. For founders, while their nodes are stopped. The first
+    proposes and sends what this prints to the others, who each give it to this command, until a quorum of
+    founders has signed. Then resume.
 
     Example: sterna swarm reform --committee 12D3KooW... --committee 12D3KooX...
     """

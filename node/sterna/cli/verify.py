@@ -9,11 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from sterna.app.light import Format, verify_round, verify_without
+from sterna.cli.ignored import is_given
 from sterna.cli.join import TicketArgument
 from sterna.cli.output import JsonFlag, console, emit, notices
+from sterna.errors import ConfigError
 
 
 def verify(
+    context: typer.Context,
     ticket: TicketArgument,
     round_: Annotated[
         int | None, typer.Option("--round", min=1, help="Round to recompute. [default: the newest]")
@@ -33,13 +36,17 @@ def verify(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to look for peers.")] = 60.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check the chain of certificates and recompute a round's merge from its deltas.
+    """Recompute a round's merge from its deltas.
 
-    When the deltas are past their retention the certificate alone is checked, and the answer says so.
-    With --without the merges are done again as if the peer had sent nothing.
+    The chain of certificates is checked up to it. When the deltas are past their retention the certificate
+    alone is checked, and the answer says so. With --without the merges are done again as if the peer had
+    sent nothing.
 
     Example: sterna verify sterna1... --round 3
     """
+    for name, option in (("output", "--output"), ("format_", "--format")):
+        if without is None and is_given(context, name):
+            raise ConfigError(f"{option} does nothing without --without PEER; sterna pull writes the adapter")
     if without is not None:
         with notices.status("fetching certificates and deltas, merging again without the peer"):
             replayed = asyncio.run(verify_without(ticket, without, round_, output, format_, timeout=timeout))

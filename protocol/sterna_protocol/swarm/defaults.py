@@ -24,6 +24,19 @@ RULE: Final[Rule] = "clip+filter"
 TRIM_PERCENT: Final = 30
 """As many liars as a committee's quorum tolerates, and no more."""
 
+Quorum = Literal["byzantine", "majority"]
+QUORUM: Final[Quorum] = "byzantine"
+"""Liars are feared as much as crashes."""
+
+AdmissionMode = Literal["invite", "open", "psk"]
+ADMISSION: Final[AdmissionMode] = "invite"
+
+STEPS: Final = 40
+"""Of a peer in a round (docs/experiments/schemes.md)."""
+
+MIN_DELTAS: Final = 2
+"""A founder waits for the first other peer."""
+
 Linears = Sequence[tuple[str, int, int]]
 """(name, out_features, in_features) of each adapted linear of one layer: ("q", 256, 256), ..."""
 
@@ -61,7 +74,7 @@ def default_charter(
     codec: Literal["int8", "int4", "ternary", "top2"] = "ternary",
     rule: Rule = RULE,
     trim_percent: int = TRIM_PERCENT,
-    steps: int = 40,
+    steps: int = STEPS,
     sequences_per_step: int = 4,
     tokens_per_sequence: int = TOKENS_PER_SEQUENCE,
     learning_rate_micros: int = 16_000,
@@ -69,12 +82,12 @@ def default_charter(
     train_milliseconds: int = TRAIN_MILLISECONDS,
     attest_milliseconds: int = ATTEST_MILLISECONDS,
     vote_milliseconds: int = VOTE_MILLISECONDS,
-    min_deltas: int = 2,
+    min_deltas: int = MIN_DELTAS,
     max_deltas: int = 64,
     max_staleness: int = 2,
     retention_rounds: int = RETENTION_ROUNDS,
-    quorum: Literal["byzantine", "majority"] = "byzantine",
-    admission: Literal["invite", "open", "psk"] = "invite",
+    quorum: Quorum = QUORUM,
+    admission: AdmissionMode = ADMISSION,
     max_depth: int = 3,
     invite_quota: int = 64,
     open_percent: int = 20,
@@ -82,8 +95,7 @@ def default_charter(
 ) -> Charter:
     """A charter over the given base; every choice can be overridden.
 
-    ``subspaces`` is 4 for ``cycle`` and 1 for the other schemes where it is not given. With the two deltas
-    that a round needs at least, a founder waits for the first other peer.
+    ``subspaces`` is 4 for ``cycle`` and 1 for the other schemes where it is not given.
 
     Raises:
         pydantic.ValidationError: a value is out of its range.

@@ -65,6 +65,22 @@ def test_every_help_ends_in_an_example(command: str, capsys: pytest.CaptureFixtu
     assert f"Example: sterna {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("group", ["", "swarm", "id", "base", "bench"])
+def test_every_command_is_said_whole_in_the_list(
+    group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run([*group.split(), "--help"])
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+def test_founding_says_what_it_takes_where_nothing_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["swarm", "create", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for default in ("clip+filter", "byzantine", "invite", "40", "600"):
+        assert f"[default: {default}]" in shown.replace("[default: 40; x>=1]", "[default: 40]"), default
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_speaks_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     run([*command.split(), "--help"])
@@ -184,6 +200,14 @@ def test_an_adapter_without_a_peer_cannot_prove_itself(capsys: pytest.CaptureFix
     peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
     assert run(["verify", TICKET, "--without", peer, "--format", "sterna"]) == 2
     assert "choose --format peft or gguf" in one_line_of(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("words", [["-o", "adapter"], ["--format", "peft"]])
+def test_verify_writes_nothing_unless_a_peer_is_left_out(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", TICKET, *words]) == 2
+    assert "does nothing without --without PEER" in one_line_of(capsys.readouterr().err)
 
 
 def test_chaos_needs_three_rounds(capsys: pytest.CaptureFixture[str]) -> None:
