@@ -24,7 +24,7 @@ from sterna_protocol.wire.messages import (
     decode_frame,
     sign,
 )
-from tests.support.virtual_network import FIGURES, GENESIS_ADAPTER, key_of, virtual_charter
+from tests.support.virtual_peer import FIGURES, GENESIS_ADAPTER, key_of, virtual_charter
 
 ME, STRANGER = 0, 9
 MEMBERS = (0, 1, 2, 3)

@@ -6,7 +6,9 @@ import random
 
 from sterna_protocol.wire.messages import Kind
 from tests.support.byzantine import BYZANTINE, Behaviour
-from tests.support.virtual_network import Faults, InvariantBroken, VirtualNetwork, key_of, virtual_charter
+from tests.support.links import Faults
+from tests.support.virtual_network import VirtualNetwork
+from tests.support.virtual_peer import InvariantBroken, key_of, virtual_charter
 
 HEAL_SECONDS = 60.0
 """The network is bad until then: for some six rounds without faults."""
@@ -67,5 +69,5 @@ def check_chains(net: VirtualNetwork) -> None:
     """All honest peers have the same certificates as far as they go."""
     for peer in net.honest:
         for certificate in peer.disk.certificates:
-            if net.decided[certificate.round_] != certificate.id:
+            if net.judge.decided[certificate.round_] != certificate.id:
                 raise InvariantBroken(f"peer {peer.number} has another round {certificate.round_}")

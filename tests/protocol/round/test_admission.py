@@ -27,7 +27,7 @@ from sterna_protocol.wire.messages import (
     sign,
 )
 from tests.support.admission import admission, departure, revocation, rotation
-from tests.support.virtual_network import FIGURES, GENESIS_ADAPTER, key_of, virtual_charter
+from tests.support.virtual_peer import FIGURES, GENESIS_ADAPTER, key_of, virtual_charter
 
 MEMBERS = (0, 1, 2, 3)
 FOUNDERS = tuple(sorted(key_of(number).peer for number in MEMBERS))

@@ -21,7 +21,7 @@ from tests.support.founders import (
     signed,
     waiting_node,
 )
-from tests.support.virtual_network import FIGURES, key_of
+from tests.support.virtual_peer import FIGURES, key_of
 
 
 def test_fetches_what_is_announced():

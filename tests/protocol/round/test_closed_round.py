@@ -26,7 +26,7 @@ from tests.support.founders import (
     of_type,
     signed,
 )
-from tests.support.virtual_network import FIGURES, GENESIS_ADAPTER, key_of
+from tests.support.virtual_peer import FIGURES, GENESIS_ADAPTER, key_of
 
 
 def test_a_certificate_closes_the_round_and_opens_the_next():

@@ -12,7 +12,7 @@ from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire.limits import MAX_COMMITTEE
 from sterna_protocol.wire.messages import Certificate, CommitSignature, Decision, SlateEntry
 from tests.support.admission import admission, decided
-from tests.support.virtual_network import key_of, virtual_charter
+from tests.support.virtual_peer import key_of, virtual_charter
 
 FOUNDERS = tuple(sorted(key_of(number).peer for number in range(3)))
 CHARTER = virtual_charter(FOUNDERS)

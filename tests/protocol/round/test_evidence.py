@@ -18,7 +18,7 @@ from tests.support.founders import (
     proof_against,
     signed,
 )
-from tests.support.virtual_network import key_of
+from tests.support.virtual_peer import key_of
 
 
 def test_two_messages_for_one_place_make_evidence_that_others_accept():

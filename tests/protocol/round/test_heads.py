@@ -35,7 +35,7 @@ from tests.support.founders import (
     proof_against,
     signed,
 )
-from tests.support.virtual_network import key_of
+from tests.support.virtual_peer import key_of
 
 
 def exchange(asking: Node, answering: Node) -> int:

@@ -9,7 +9,8 @@ from sterna_protocol.round.effects import FetchAdapter, Misbehaved, StoreCertifi
 from sterna_protocol.round.heads import Frames, encode_sync
 from sterna_protocol.wire.messages import Certificate, Decision
 from tests.support.founders import PEERS, certificate, decision, digest, node, of_type
-from tests.support.virtual_network import Faults, VirtualNetwork
+from tests.support.links import Faults
+from tests.support.virtual_network import VirtualNetwork
 
 FOUNDERS = 5
 LATE = 5

@@ -15,7 +15,8 @@ from sterna_protocol.wire.messages import (
     decode_body,
     decode_frame,
 )
-from tests.support.virtual_network import Peer, VirtualNetwork, key_of, virtual_charter
+from tests.support.virtual_network import VirtualNetwork
+from tests.support.virtual_peer import Peer, key_of, virtual_charter
 
 
 class OneDecides:

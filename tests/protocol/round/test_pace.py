@@ -11,7 +11,8 @@ from sterna_protocol.round.neighbours import Neighbours
 from sterna_protocol.round.pace import KEPT_ROUNDS, MIN_ARRIVALS, Course, Pace
 from sterna_protocol.round.phases import Phase
 from sterna_protocol.wire.messages import Kind
-from tests.support.virtual_network import VirtualNetwork, key_of, virtual_charter
+from tests.support.virtual_network import VirtualNetwork
+from tests.support.virtual_peer import key_of, virtual_charter
 
 CHARTER = virtual_charter((key_of(0).peer,))  # 20 s to train, stale by 2 at most; 3 s to attest; 1 s a vote
 ME, FRIEND, OTHER = (key_of(number).peer for number in range(3))

@@ -14,7 +14,7 @@ from sterna_protocol.swarm.committee import quorum
 from sterna_protocol.swarm.roll import Roll
 from sterna_protocol.wire.limits import MAX_EXCLUDED
 from sterna_protocol.wire.messages import Announcement, Attestation, Decision, Kind, Prevote, sign
-from tests.support.virtual_network import FIGURES, GENESIS_ADAPTER, key_of, virtual_charter
+from tests.support.virtual_peer import FIGURES, GENESIS_ADAPTER, key_of, virtual_charter
 
 FOUNDERS = tuple(sorted(key_of(number).peer for number in range(4)))
 CHARTER = virtual_charter(FOUNDERS, min_deltas=2, max_deltas=3)

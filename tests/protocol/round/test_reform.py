@@ -29,7 +29,7 @@ from tests.protocol.round.test_admission import (
     node,
     signed,
 )
-from tests.support.virtual_network import GENESIS_ADAPTER, key_of
+from tests.support.virtual_peer import GENESIS_ADAPTER, key_of
 
 
 def chain(*certificates: Certificate) -> Chain:

@@ -20,7 +20,7 @@ from tests.support.founders import (
     node,
     signed,
 )
-from tests.support.virtual_network import key_of
+from tests.support.virtual_peer import key_of
 
 REFUSED = {
     "nothing": (b"", MalformedMessage),

@@ -21,7 +21,7 @@ from tests.support.founders import (
     of_type,
     signed,
 )
-from tests.support.virtual_network import FIGURES, GENESIS_ADAPTER, key_of
+from tests.support.virtual_peer import FIGURES, GENESIS_ADAPTER, key_of
 
 
 def test_a_crash_between_announcement_and_commitment_is_made_up_for():

@@ -19,7 +19,7 @@ from tests.support.founders import (
     signed,
     waiting_node,
 )
-from tests.support.virtual_network import FIGURES, GENESIS_ADAPTER, key_of
+from tests.support.virtual_peer import FIGURES, GENESIS_ADAPTER, key_of
 
 
 def test_trains_as_soon_as_it_starts():

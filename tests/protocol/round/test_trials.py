@@ -6,7 +6,8 @@ import pytest
 
 from tests.support.byzantine import BYZANTINE
 from tests.support.trials import trial
-from tests.support.virtual_network import Peer, VirtualNetwork
+from tests.support.virtual_network import VirtualNetwork
+from tests.support.virtual_peer import Peer
 
 SEEDS = range(16)
 
