@@ -20,7 +20,8 @@ from sterna_protocol.round.deliberation import Blob, Deliberation
 from sterna_protocol.round.effects import Broadcast, Effect, StoreEvidence, StoreOwn
 from sterna_protocol.round.evidence import Held, Place, hold, place_of
 from sterna_protocol.round.neighbours import Neighbours
-from sterna_protocol.round.phases import Phase, vote_seconds
+from sterna_protocol.round.own import OwnMessages
+from sterna_protocol.round.phases import Phase
 from sterna_protocol.round.pool import Pool
 from sterna_protocol.round.recovery import LOCK, LockRecord, Recovered, recovered_step
 from sterna_protocol.round.schedule import Schedule
@@ -40,12 +41,8 @@ from sterna_protocol.wire.messages import (
     Proposal,
     Signed,
     decode_frame,
-    sign,
 )
 from sterna_protocol.wire.signing import SigningKey
-
-MAX_RESEND_FACTOR = 8
-"""A node that sees no progress repeats its messages after 1, 2, 4, 8, 8, ... vote times."""
 
 
 class OpenRound:
@@ -75,7 +72,6 @@ class OpenRound:
         self.certificate: Certificate | None = None
         self.pool = Pool(setting.members)
         self.deliberation = Deliberation(setting, self.pool, key.peer)
-        self._key = key
         self.schedule = Schedule(
             setting,
             self.pool,
@@ -97,16 +93,13 @@ class OpenRound:
             blocking=setting.blocking,
             me=key.peer if self._is_member else None,
         )
-        self._own: dict[Place, Held] = {}
-        self._announcement_place = self._place(Kind.ANNOUNCEMENT, 0)
-        self._commitment_place = self._place(Kind.COMMITMENT, 0)
+        kept = {} if recovered is None else recovered.own
+        self._own = OwnMessages(setting, key, now=now, kept=kept)
+        self._commitment_place = self._own.place(Kind.COMMITMENT, 0)
         self._locks: set[int] = set()
         self._signatures: dict[tuple[int, bytes], dict[bytes, bytes]] = {}
         self._proposing: int | None = None
         self._timers: dict[tuple[Step, int], float] = {}
-        self._resend_at = now
-        self._resend_after = vote_seconds(setting.charter, 0)
-        self._last_progress: object = None
         self._out: list[Effect] = []
         if recovered is not None:
             self._recover(recovered)
@@ -127,7 +120,7 @@ class OpenRound:
 
     @property
     def own_announcement(self) -> Held | None:
-        return self._own.get(self._announcement_place)
+        return self._own.announcement
 
     def admit(self, message: Signed, frame: bytes) -> Held:
         """The message, checked; nothing is kept yet. Raises as checks.check_signed."""
@@ -225,8 +218,8 @@ class OpenRound:
     def next_wake(self) -> float:
         """When ``advance`` may have something to do even if nothing is received."""
         times = [self.schedule.next_end(self._now), *self._timers.values()]
-        if any(self._is_resent(held) for held in reversed(self._own.values())):
-            times.append(self._resend_at)
+        if any(self._is_resent(held) for held in reversed(self._own)):
+            times.append(self._own.repeat_at)
         return min(times)
 
     def _turn(self, now: float) -> bool:
@@ -325,14 +318,8 @@ class OpenRound:
 
     def _sign(self, attempt: int, body: Body) -> Held:
         """Sign and store a message; if one was signed for its place before, that one."""
-        message = sign(
-            self._key, swarm=self.setting.swarm, round_=self.setting.round_, attempt=attempt, body=body
-        )
-        held = self._own.get(place_of(message))
-        if held is None:
-            held = hold(message)
-            self._own[held.place] = held
-            self._out.append(StoreOwn(self.setting.round_, attempt, message.kind, held.frame))
+        held, stored = self._own.sign(attempt, body)
+        self._out += stored
         return held
 
     def _send(self, attempt: int, body: Body) -> None:
@@ -356,30 +343,17 @@ class OpenRound:
         record = LockRecord(round_=self.setting.round_, attempt=attempt, frames=tuple(frames))
         self._out.append(StoreOwn(self.setting.round_, attempt, LOCK, record.frame()))
 
-    def _resent(self) -> list[Held]:
-        """This node's messages that the others may still be waiting for."""
-        return [held for held in self._own.values() if self._is_resent(held)]
-
     def _is_resent(self, held: Held) -> bool:
+        """Whether the others may still be waiting for this message of ours."""
         is_current = held.place.kind in ONCE_A_ROUND or held.place.attempt == self.attempt
         return is_current and self.pool.at(held.place) is not None
 
     def _resend(self, now: float) -> None:
         progress = (self.phase, self.attempt, self.step, len(self._own))
-        if progress != self._last_progress:
-            self._last_progress = progress
-            self._resend_after = vote_seconds(self.setting.charter, 0)
-            self._resend_at = now + self._resend_after
-        elif now >= self._resend_at and self.certificate is None:
-            self._out += [Broadcast(held.frame) for held in self._resent()]
-            longest = MAX_RESEND_FACTOR * vote_seconds(self.setting.charter, 0)
-            self._resend_after = min(2 * self._resend_after, longest)
-            self._resend_at = now + self._resend_after
+        if self._own.must_repeat(now, progress) and self.certificate is None:
+            self._out += [Broadcast(held.frame) for held in self._own if self._is_resent(held)]
 
     # Counting
-
-    def _place(self, kind: Kind, attempt: int) -> Place:
-        return Place(self.setting.round_, attempt, kind, self._key.peer)
 
     def _count(self, held: Held, *, is_first: bool) -> None:
         """Tell the consensus of a message in the pool, or of a second one for its place."""
@@ -414,9 +388,8 @@ class OpenRound:
         self._signatures = {key: by_member for key, by_member in self._signatures.items() if by_member}
 
     def _recover(self, recovered: Recovered) -> None:
-        self._own = dict(recovered.own)
         self._locks = set(recovered.locks)
-        has_attested = self._place(Kind.ATTESTATION, 0) in self._own
+        has_attested = self._own.place(Kind.ATTESTATION, 0) in self._own
         for held in recovered.own.values():
             if isinstance(held.body, Announcement):
                 self.deliberation.blobs[held.id] = Blob.GOOD

@@ -20,8 +20,8 @@ MODULES = {
     "sterna_protocol": ["node"],
     "sterna_protocol/round": [
         "certificate", "chain", "changes", "checks", "consensus", "deliberation", "early", "effects",
-        "evidence", "neighbours", "open_round", "pace", "pending", "phases", "pool", "schedule", "setting",
-        "slate", "status", "sync",
+        "evidence", "neighbours", "open_round", "own", "pace", "pending", "phases", "pool", "schedule",
+        "setting", "slate", "status", "sync",
     ],
     "sterna_protocol/swarm": ["committee", "roll"],
     "sterna_protocol/wire": ["signing"],

@@ -52,9 +52,8 @@ MUTATIONS = (
     Mutation(
         "sent before it is stored",
         "round/open_round.py",
-        "            self._out.append(StoreOwn(self.setting.round_, attempt, message.kind, held.frame))\n",
-        "            self._out.append(Broadcast(held.frame))\n"
-        "            self._out.append(StoreOwn(self.setting.round_, attempt, message.kind, held.frame))\n",
+        "self._out += stored",
+        "self._out += [*(Broadcast(held.frame) for _ in stored), *stored]",
     ),
     Mutation(
         "slate in order of arrival",
@@ -117,7 +116,7 @@ MUTATIONS = (
     Mutation(
         "nothing is sent again",
         "round/open_round.py",
-        "self._out += [Broadcast(held.frame) for held in self._resent()]",
+        "self._out += [Broadcast(held.frame) for held in self._own if self._is_resent(held)]",
         "pass",
     ),
     Mutation(
