@@ -14,6 +14,11 @@ from sterna.formats.gguf_base import LinearType, write_gguf_base
 from sterna.formats.hf import write_hf
 from sterna.train.tokens import TextCodec
 
+SQUARED_RELU = (
+    "this base has squared ReLU: a llama.cpp that does not read bitnet.hidden_activation, as it does since "
+    "August 2026, computes something else without a word"
+)
+
 
 class ModelFormat(StrEnum):
     """What `base export` writes."""
@@ -53,10 +58,12 @@ def export_base(
         raise ConfigError(
             "--type says how a GGUF file holds the linears; leave it out, or take --format gguf"
         )
+    is_squared = format_ is ModelFormat.GGUF and base.architecture.activation == "relu2"
     return {
         "base": base.name,
         "digest": base.digest.hex(),
         "format": format_.value,
         "bytes": sum(file.stat().st_size for file in ([out] if out.is_file() else out.iterdir())),
         "path": str(out),
+        "note": SQUARED_RELU if is_squared else None,
     }

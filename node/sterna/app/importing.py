@@ -200,6 +200,8 @@ def _matrix(checkpoint: Checkpoint, name: str, out: int, in_: int, *, multiplies
     if packed:
         return scaled(unpacked(weights, out, name), scales, name)
     if not is_ternary(weights):
+        if multiplies and (scales == 1).all():
+            return found_ternary(weights, name)
         raise ConfigError(f"{name} is not ternary: beside {beside} only -1, 0 and 1 are expected")
     return scaled(weights.astype(np.int8), scales, name)
 

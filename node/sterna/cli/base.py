@@ -10,7 +10,7 @@ import typer
 from sterna.app.exporting import ModelFormat, export_base
 from sterna.app.founding import base_facts, list_bases
 from sterna.app.importing import import_base
-from sterna.cli.output import HomeOption, JsonFlag, console, emit
+from sterna.cli.output import HomeOption, JsonFlag, console, emit, notices
 from sterna.formats.gguf_base import LinearType
 
 app = typer.Typer(no_args_is_help=True, help="The frozen ternary models.", rich_markup_mode=None)
@@ -87,6 +87,8 @@ def export(
         f"written to {written['path']}",
         soft_wrap=True,
     )
+    if written["note"]:
+        notices.print(written["note"], soft_wrap=True)
 
 
 def _show(base: dict[str, Any]) -> None:

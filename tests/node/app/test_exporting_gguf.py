@@ -198,6 +198,16 @@ def test_a_shape_that_llama_cpp_has_not_is_refused(tmp_path: Path, shape: dict[s
     assert not (tmp_path / "x.gguf").exists()
 
 
+def test_squared_relu_comes_with_a_note_on_which_llama_cpp_computes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["base", "export", "tiny", "--format", "gguf", "--out", str(tmp_path / "a.gguf")]) == 0
+    assert "bitnet.hidden_activation" in capsys.readouterr().err
+    silu = tiny_base(tmp_path, **LLAMA)
+    assert run(["base", "export", str(silu.path), "--format", "gguf", "--out", str(tmp_path / "b.gguf")]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_the_type_of_the_linears_goes_with_gguf_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
