@@ -107,7 +107,7 @@ def resume(
 
 def run_with_display(run: Callable[[Display], Coroutine[Any, Any, None]], as_json: bool) -> None:
     """Run a node until Ctrl-C or SIGTERM, printing what happens: text, or one JSON object a line."""
-    asyncio.run(_until_signal(run(_JsonLines() if as_json else _Lines())))
+    asyncio.run(_until_signal(run(_JsonLines() if as_json else Lines())))
 
 
 async def _until_signal(node: Coroutine[Any, Any, None]) -> None:
@@ -128,7 +128,7 @@ def waiting_line(peers: int, min_deltas: int) -> str:
     return f"for {more}: a round is merged from the deltas of {min_deltas} or more"
 
 
-class _Lines:
+class Lines:
     """One line an event, for a person."""
 
     def event(self, name: str, **fields: Any) -> None:
@@ -142,6 +142,9 @@ class _Lines:
             return
         if name == "waiting":
             console.print(f"{name:<18} {waiting_line(fields['peers'], fields['min_deltas'])}")
+            return
+        if name == "trouble":
+            console.print(f"{name:<18} {fields['why']}")
             return
         text = "  ".join(f"{key} {value}" for key, value in fields.items())
         console.print(f"{name:<18} {text}")

@@ -82,7 +82,8 @@ def peers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     names = shortened(everybody) if console.is_terminal else {peer: peer for peer in everybody}
     table = Table()
     for heading in ("peer", "class", "seat", "connected", "rounds merged", "since round", "invited by"):
-        table.add_column(heading, no_wrap=heading in ("peer", "invited by"))
+        # In 80 columns the two longest headings take two lines, and nothing else does.
+        table.add_column(heading, no_wrap=heading not in ("rounds merged", "since round"))
     for peer in everybody:
         entry = known.get(peer, {"class": "stranger", "inviter": "", "since": "", "merged": ""})
         table.add_row(

@@ -12,6 +12,7 @@ from sterna.app.names import find_peer
 from sterna.app.running import peers_missing
 from sterna.app.status import write_status
 from sterna.cli import run
+from sterna.cli.join import Lines
 from sterna_protocol.wire.ids import peer_name
 from tests.support.charters import key, small_charter
 
@@ -77,6 +78,7 @@ def test_in_a_terminal_a_peer_is_one_line_and_is_found_by_what_is_shown(
     assert run(["peers", "--home", str(home)]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
+    assert all(word in shown for word in ("connected", "founder", "this one", "merged", "since"))
     words = [word for word in shown.split() if word.startswith("12D3KooW")]
     assert len(words) == 5
     assert {find_peer(word, PEERS) for word in words} == set(PEERS)
@@ -123,3 +125,15 @@ def test_as_many_are_missing_as_a_merge_needs_beside_this_one(
     min_deltas: int, connected: int, missing: int
 ) -> None:
     assert peers_missing(small_charter(min_deltas=min_deltas), connected) == missing
+
+
+def test_what_a_running_node_says_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Lines()
+    display.event("waiting", peers=1, min_deltas=2)
+    display.event("trouble", why="nobody serves it")
+    display.event("peer.gone", peer=NAMES[1])
+    assert capsys.readouterr().out.splitlines() == [
+        "waiting            for 1 more peer: a round is merged from the deltas of 2 or more",
+        "trouble            nobody serves it",
+        f"peer.gone          peer {NAMES[1]}",
+    ]
