@@ -7,9 +7,10 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from sterna.cli.output import emit, notices, show_table
+from sterna.cli.output import console, emit, notices, show_table
 from sterna.errors import ConfigError
 from sterna.simulate.grid import Engine, Options, read_grid, read_results, run_grid, summarise
+from sterna.simulate.report import NOT_PROMISED
 
 EXIT_BROKEN = 1
 """An invariant was broken: the protocol, or the simulator, has a bug."""
@@ -48,6 +49,11 @@ def _show(summary: list[Options]) -> None:
     for row in summary:
         table.add_row(*(_cell(row.get(name)) for name in names))
     show_table(table)
+    if any(row["beyond_tolerance"] for row in summary):
+        console.print(
+            "beyond tolerance: runs of which a committee had a third of liars or more. Not promised there: "
+            f"{'; '.join(NOT_PROMISED)}."
+        )
 
 
 def _cell(value: object) -> str:

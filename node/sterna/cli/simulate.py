@@ -193,7 +193,7 @@ def _show(reports: list[Report]) -> None:
 
 _LOSSES = {
     "loss_before": "loss of the base",
-    "loss_clean": "loss where nobody attacks",
+    "loss_clean": "loss where nobody attacks, plain mean",
     "loss_final": "loss",
 }
 

@@ -162,6 +162,13 @@ def test_the_command_runs_a_grid_and_ends_with_a_table(grid, capsys):
     assert "silent" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_grid_says_what_too_many_liars_leave_unpromised(grid, capsys):
+    grid.write_text("[grid]\npeers = [4]\nrounds = [1]\nbyzantine = [0.9]\n")
+    assert run(["simulate", "--grid", str(grid), "--processes", "1"]) == 0
+    assert "Not promised there: that rounds close; one decision a round" in capsys.readouterr().out
+
+
 def test_an_unknown_engine_is_one_line_and_exit_2(grid, capsys):
     assert run(["simulate", "--grid", str(grid), "--engine", "steam"]) == 2
     assert "--engine steam is unknown" in capsys.readouterr().err
