@@ -1,6 +1,6 @@
-"""A spawned child and the pipe to it: length-prefixed msgpack frames over a socket pair.
+"""A spawned child and the pipe to it: frames (sterna.framing) over a socket pair, a map in each.
 
-Frame: u32 big-endian length, then one msgpack map. The parent is asyncio, the child plain blocking code. The
+The parent is asyncio, the child plain blocking code. The
 child gets one end of the pair as an inherited descriptor and its number as its first argument; it ends with
 its parent, because the kernel kills it (PR_SET_PDEATHSIG) and because its reads return end of file.
 """
@@ -13,13 +13,12 @@ import ctypes
 import os
 import signal
 import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-import msgpack
+from sterna.framing import Cutter, PipeError, pack
 
 Message = dict[str, Any]
 """What a frame carries: words to numbers, strings, bytes, lists and maps."""
@@ -35,7 +34,7 @@ STDERR_LINES = 40
 TERMINATE_SECONDS = 5.0
 """How long a child may take to end after its pipe closed, before it is killed."""
 
-_HEADER = struct.Struct(">I")
+_READ_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -55,7 +54,7 @@ class Child:
         self._process = process
         self._reader = reader
         self._writer = writer
-        self._size: int | None = None  # of the frame whose body has not been read yet
+        self._frames = Cutter(MAX_FRAME_BYTES)
         self._last_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._stderr = asyncio.create_task(self._collect_stderr())
 
@@ -71,7 +70,7 @@ class Child:
             ChildDied: nobody reads any more.
         """
         try:
-            self._writer.write(_pack(message))
+            self._writer.write(pack(message, MAX_FRAME_BYTES))
             await self._writer.drain()
         except OSError as error:
             raise await self._death() from error
@@ -83,18 +82,16 @@ class Child:
             ChildDied: there will be none.
         """
         try:
-            # A caller may be cancelled between the two reads; the next one goes on where it stopped.
-            if self._size is None:
-                (self._size,) = _HEADER.unpack(await self._reader.readexactly(_HEADER.size))
-            if self._size > MAX_FRAME_BYTES:
-                raise ChildDied(f"sent a frame of {self._size} bytes, the limit is {MAX_FRAME_BYTES}")
-            body = await self._reader.readexactly(self._size)
-            self._size = None
-            return _unpack(body)
-        except ChildDied:
+            while (message := self._frames.next()) is None:
+                data = await self._reader.read(_READ_BYTES)
+                if not data:
+                    raise await self._death()
+                self._frames.add(data)
+            return _map(message)
+        except PipeError as broken:
             await self.close(kill=True)
-            raise
-        except (asyncio.IncompleteReadError, OSError) as error:
+            raise ChildDied(f"sent {broken}") from broken
+        except OSError as error:
             raise await self._death() from error
 
     async def close(self, *, kill: bool = False) -> None:
@@ -172,7 +169,7 @@ class ParentPipe:
 
     def __init__(self, pipe: socket.socket) -> None:
         self._pipe = pipe
-        self._buffer = bytearray()
+        self._frames = Cutter(MAX_FRAME_BYTES)
 
     def send(self, message: Message) -> None:
         """Write one frame.
@@ -180,15 +177,15 @@ class ParentPipe:
         Raises:
             ValueError: it is larger than a frame may be.
         """
-        self._pipe.sendall(_pack(message))
+        self._pipe.sendall(pack(message, MAX_FRAME_BYTES))
 
     def receive(self) -> Message | None:
         """The next frame; waits for it. None when the parent is gone."""
         self._pipe.setblocking(True)
-        while (message := self._next()) is None:
+        while (message := self._frames.next()) is None:
             if not self._fill():
                 return None
-        return message
+        return _map(message)
 
     def receive_nowait(self) -> Message | None:
         """The next frame if it has arrived; None otherwise.
@@ -198,31 +195,19 @@ class ParentPipe:
         """
         self._pipe.setblocking(False)
         try:
-            while (message := self._next()) is None:
+            while (message := self._frames.next()) is None:
                 if not self._fill():
                     raise EOFError
-            return message
+            return _map(message)
         except BlockingIOError:
             return None
         finally:
             self._pipe.setblocking(True)
 
     def _fill(self) -> bool:
-        data = self._pipe.recv(1 << 20)
-        self._buffer += data
+        data = self._pipe.recv(_READ_BYTES)
+        self._frames.add(data)
         return bool(data)
-
-    def _next(self) -> Message | None:
-        if len(self._buffer) < _HEADER.size:
-            return None
-        (size,) = _HEADER.unpack_from(self._buffer)
-        end = _HEADER.size + size
-        if len(self._buffer) < end:
-            return None
-        with memoryview(self._buffer) as whole, whole[_HEADER.size : end] as body:
-            message = _unpack(body)
-        del self._buffer[:end]
-        return message
 
 
 def connect_parent() -> ParentPipe:
@@ -243,18 +228,7 @@ def connect_parent() -> ParentPipe:
     return ParentPipe(socket.socket(fileno=int(sys.argv[1])))
 
 
-def _pack(message: Message) -> bytes:
-    body: bytes = msgpack.packb(message)
-    if len(body) > MAX_FRAME_BYTES:
-        raise ValueError(f"a pipe frame of {len(body)} bytes, the limit is {MAX_FRAME_BYTES}")
-    return _HEADER.pack(len(body)) + body
-
-
-def _unpack(body: bytes | memoryview) -> Message:
-    try:
-        message = msgpack.unpackb(body, max_ext_len=0)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise ChildDied(f"sent a frame of {len(body)} bytes that is not msgpack: {error}") from error
+def _map(message: object) -> Message:
     if not isinstance(message, dict):
-        raise ChildDied(f"sent a {type(message).__name__}, not a map")
+        raise PipeError(f"a {type(message).__name__}, not a map")
     return message

@@ -20,6 +20,7 @@ from typing import Any
 import trio
 
 from sterna.errors import ConfigError, StorageError, Unreachable
+from sterna.framing import PipeError
 from sterna.net.events import (
     Gossip,
     Listening,
@@ -30,7 +31,7 @@ from sterna.net.events import (
     PeerLied,
     Request,
 )
-from sterna.net.pipe import Frames, PipeError, pack
+from sterna.net.pipe import Frames, pack
 from sterna.net.quiet import set_up_logging, unmute
 from sterna.net.score import BAN_SECONDS, Offence, Scores
 

@@ -21,6 +21,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sterna.errors import ConfigError, NodeError, StorageError, Unreachable
+from sterna.framing import PipeError
 from sterna.net.events import (
     Gossip,
     Listening,
@@ -32,7 +33,7 @@ from sterna.net.events import (
     PeerLied,
     Request,
 )
-from sterna.net.pipe import Frames, PipeError, pack
+from sterna.net.pipe import Frames, pack
 from sterna_protocol.wire.ids import ID_BYTES
 from sterna_protocol.wire.limits import MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 

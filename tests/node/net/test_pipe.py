@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sterna.net.pipe import MAX_FRAME_BYTES, Frames, PipeError, pack
+from sterna.framing import PipeError
+from sterna.net.pipe import MAX_FRAME_BYTES, Frames, pack
 
 messages = st.lists(
     st.builds(
