@@ -188,6 +188,23 @@ def test_a_demo_of_two_files_is_refused(text: Path, capsys: pytest.CaptureFixtur
     assert "3 to 8" in one_line_of(capsys.readouterr().err)
 
 
+def test_a_demo_starts_nothing_over_a_file_that_cannot_be_trained_on(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(text), "--data", str(text), "--data", str(tmp_path / "none.txt")]
+    assert run(["demo", "--folder", str(tmp_path / "demo"), *words, "--json"]) == 3
+    assert "none.txt" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_demo_does_not_go_on_in_the_homes_of_an_earlier_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "peer-2").mkdir()
+    assert run(["demo", "--folder", str(tmp_path)]) == 2
+    assert "peer-2 is there already: name an empty folder" in capsys.readouterr().err
+
+
 TICKET = encode_ticket(Ticket(swarm=b"s" * 32, addresses=()))
 
 

@@ -15,7 +15,8 @@ from sterna.app.demo.measure import Gains, measure_gains
 from sterna.app.demo.processes import LOOPBACK, DemoPeer, run_json
 from sterna.app.founding import find_base
 from sterna.app.homes import open_home_for_reading
-from sterna.errors import NodeError
+from sterna.errors import ConfigError, NodeError
+from sterna.train.text import read_split
 from sterna_protocol.swarm.charter import SignedCharter
 
 POLL_SECONDS = 0.25
@@ -47,7 +48,7 @@ class Demo:
 
     def __init__(self, plan: DemoPlan) -> None:
         self.plan = plan
-        self.note = "starting four processes"
+        self.note = f"starting {len(plan.data)} processes"
         self.peers = [
             DemoPeer(index, plan.folder / f"peer-{index + 1}", data) for index, data in enumerate(plan.data)
         ]
@@ -56,9 +57,16 @@ class Demo:
         """The report (docs/howto/demo-report.md).
 
         Raises:
+            ConfigError: the folder holds peers already.
+            DataError: a file cannot be trained on; no process was started.
             NodeError: a process ended, or no round closed in time.
         """
         started = time.monotonic()
+        for peer in self.peers:
+            # What an earlier demo's node said of itself would pass for this one's.
+            if peer.home.exists():
+                raise ConfigError(f"{peer.home} is there already: name an empty folder with --folder")
+            await asyncio.to_thread(read_split, peer.data)
         try:
             ticket = await self._found()
             chaos = await self._watch_rounds()
