@@ -44,7 +44,10 @@ async def test_an_adapter_without_one_peer_is_what_its_own_disk_says(tmp_path: P
     common = ("--listen", LOOPBACK, "--until-round", str(ROUNDS), "--seed", "0")
     try:
         await founder.start("swarm", "create", "--data", str(founder.data), "--steps", "2", *common)
-        ticket = str((await wait(founder, lambda status: bool(status.get("ticket"))))["ticket"])
+        alone = await wait(founder, lambda status: bool(status.get("ticket")))
+        assert (alone["peers_missing"], alone["min_deltas"], alone["ticket_invites"]) == (1, 2, True)
+        assert "waiting            for 1 more peer" in founder.log.read_text()
+        ticket = str(alone["ticket"])
         await joiner.start("join", ticket, "--data", str(joiner.data), *common)
         for peer in peers:
             await wait(
@@ -55,6 +58,7 @@ async def test_an_adapter_without_one_peer_is_what_its_own_disk_says(tmp_path: P
         answer = await run_json("verify", ticket, "--without", left_out[:20], "-o", str(output))
         await wait(founder, lambda status: (status["judged"] or {}).get("round") == ROUNDS)
         shown = founder.status()
+        assert shown["peers_missing"] == 0
     finally:
         await asyncio.gather(*(peer.stop() for peer in peers))
 
