@@ -1,4 +1,4 @@
-"""The core's side of the network: starts the network process, watches it, and speaks to it through a pipe.
+"""The core's side of the network: calls to the network process, and the events that it sends.
 
 This side never imports trio or libp2p.
 """
@@ -9,8 +9,6 @@ import asyncio
 import itertools
 import logging
 import os
-import socket
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +18,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sterna.errors import ConfigError, NodeError, StorageError, Unreachable
+from sterna.errors import ConfigError, StorageError, Unreachable
 from sterna.framing import PipeError
 from sterna.net.events import (
     Gossip,
@@ -33,22 +31,13 @@ from sterna.net.events import (
     PeerLied,
     Request,
 )
-from sterna.net.pipe import Frames, pack
+from sterna.net.pipe import pack
+from sterna.net.supervisor import Supervisor
 from sterna_protocol.wire.ids import ID_BYTES
 from sterna_protocol.wire.limits import MAX_FRAME_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
-logger = logging.getLogger(__name__)
-
 START_SECONDS = 60.0
 """Until the first ``Listening``: importing the library takes 1.3 s on an idle core, more on a busy one."""
-
-FIRST_RESTART_SECONDS = 0.1
-LAST_RESTART_SECONDS = 5.0
-STABLE_SECONDS = 30.0
-"""A process that lived this long is restarted at once."""
-
-START_ATTEMPTS = 3
-"""Deaths before the first ``Listening`` that make ``open_net`` give up."""
 
 RESTART_GRACE_SECONDS = 10.0
 """A call made while the process restarts waits this long for the new one."""
@@ -58,8 +47,6 @@ MAX_EVENTS = 4096
 
 MAX_REDIAL = 64
 """Dialled addresses that a restarted process dials again."""
-
-CLOSE_SECONDS = 3.0
 
 ERRORS: dict[str, type[Exception]] = {
     "unreachable": Unreachable,
@@ -73,9 +60,6 @@ _EVENTS: dict[str, type[NetEvent]] = {
     event.__name__: event
     for event in (Listening, PeerConnected, PeerDisconnected, Gossip, Request, PeerLied, PeerBanned)
 }
-
-# glibc reserves 64 MiB of address space per thread arena, and address space is what the child's limit counts.
-_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +106,16 @@ class Net:
         self._events: asyncio.Queue[NetEvent] = asyncio.Queue()
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._ids = itertools.count(1)
-        self._writer: asyncio.StreamWriter | None = None
         self._up = asyncio.Event()
-        self._process: asyncio.subprocess.Process | None = None
-        self._fatal: Exception | None = None
-        self._has_listened = False
-        self._supervisor: asyncio.Task[None] | None = None
+        self._supervisor = Supervisor(
+            config=self._first_message, take=self._take, ended=self._ended, restarting=self._restarting
+        )
+        self._running: asyncio.Task[None] | None = None
 
     @property
     def process_id(self) -> int | None:
         """Of the network process; None while there is none."""
-        return self._process.pid if self._process is not None else None
+        return self._supervisor.process_id
 
     async def events(self) -> AsyncIterator[NetEvent]:
         """What happens, in order. One consumer; the iterator never ends by itself."""
@@ -229,23 +212,23 @@ class Net:
 
     async def close(self) -> None:
         """End the network process; open calls fail."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
+        if self._running is not None:
+            self._running.cancel()
             with suppress(asyncio.CancelledError):
-                await self._supervisor
-            self._supervisor = None
+                await self._running
+            self._running = None
 
     # --- calls ----------------------------------------------------------------------------------------------
 
     async def _call(self, operation: str, *arguments: object) -> Any:
         if not self._up.is_set():
-            if self._supervisor is None or self._supervisor.done():
+            if self._running is None or self._running.done():
                 raise Unreachable("the network is closed")
             try:
                 await asyncio.wait_for(self._up.wait(), RESTART_GRACE_SECONDS)
             except TimeoutError:
                 raise _ProcessDied("the network process does not come back") from None
-        writer = self._writer
+        writer = self._supervisor.writer
         if writer is None:
             raise _ProcessDied("the network process ended")
         call_id = next(self._ids)
@@ -257,7 +240,7 @@ class Net:
                 await writer.drain()
             return await future
         except asyncio.CancelledError:
-            if self._writer is writer:
+            if self._supervisor.writer is writer:
                 writer.write(pack(["cancel", call_id]))
             raise
         finally:
@@ -266,14 +249,14 @@ class Net:
     # --- the process ----------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        self._supervisor = asyncio.create_task(self._supervise(), name="net.supervisor")
+        self._running = asyncio.create_task(self._supervisor.run(), name="net.supervisor")
         up = asyncio.create_task(self._up.wait())
         try:
             await asyncio.wait(
-                {up, self._supervisor}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                {up, self._running}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
-            if self._supervisor.done():
-                self._supervisor.result()
+            if self._running.done():
+                self._running.result()
             if not self._up.is_set():
                 raise Unreachable(f"the network process does not listen after {START_SECONDS:g} s")
         except BaseException:
@@ -282,51 +265,15 @@ class Net:
         finally:
             up.cancel()
 
-    async def _supervise(self) -> None:
-        loop = asyncio.get_running_loop()
-        delay = FIRST_RESTART_SECONDS
-        for attempt in itertools.count(1):
-            born = loop.time()
-            code = await self._run_once()
-            if not self._has_listened and (self._fatal is not None or attempt >= START_ATTEMPTS):
-                raise self._fatal or NodeError(f"the network process ended {attempt} times with code {code}")
-            logger.warning("net.restarting", extra={"exit_code": code, "delay_seconds": delay})
-            self.restarts += 1
-            self._put(NetRestarted(code))
-            delay = FIRST_RESTART_SECONDS if loop.time() - born > STABLE_SECONDS else delay
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, LAST_RESTART_SECONDS)
+    def _ended(self) -> None:
+        self._up.clear()
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(_ProcessDied("the network process ended before it answered"))
 
-    async def _run_once(self) -> int:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # the working directory is no place to import from
-                "-m",
-                "sterna.net.child",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, **_ENVIRONMENT},
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        try:
-            writer.write(pack(["config", self._first_message()]))
-            self._writer = writer
-            await self._read(reader)
-        except (ConnectionError, PipeError) as broken:
-            logger.error("net.pipe_broken", extra={"why": str(broken)})
-        finally:
-            self._up.clear()
-            self._writer = None
-            for future in self._calls.values():
-                if not future.done():
-                    future.set_exception(_ProcessDied("the network process ended before it answered"))
-            writer.close()  # the child's sign to end
-            code = await _reap(self._process)
-            self._process = None
-        return code
+    def _restarting(self, exit_code: int) -> None:
+        self.restarts += 1
+        self._put(NetRestarted(exit_code))
 
     def _first_message(self) -> dict[str, object]:
         return {
@@ -341,12 +288,6 @@ class Net:
             "parent": os.getpid(),
             "log_level": logging.getLogger("sterna").getEffectiveLevel(),
         }
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        frames = Frames()
-        while data := await reader.read(65536):
-            for message in frames.feed(data):
-                self._take(message)
 
     def _take(self, message: list[Any]) -> None:
         match message:
@@ -363,14 +304,14 @@ class Net:
                 # A restarted process takes the same ports, or the peers that know us could not come back.
                 self._listen = tuple(addresses)
             case ["fatal", str(kind), str(text)] if kind in ERRORS:
-                self._fatal = ERRORS[kind](text)
+                self._supervisor.fatal = ERRORS[kind](text)
             case _:
                 raise PipeError(f"unknown message {message[:1]!r}")
 
     def _put(self, event: NetEvent) -> None:
         if isinstance(event, Listening):
             self.addresses = event.addresses
-            self._has_listened = True
+            self._supervisor.has_listened = True
             self._up.set()
         if self._events.qsize() >= MAX_EVENTS:
             if isinstance(event, Gossip):
@@ -386,18 +327,6 @@ def _check_peers(*peers: bytes) -> None:
     for peer in peers:
         if len(peer) != ID_BYTES:
             raise ValueError(f"a peer is an Ed25519 key of {ID_BYTES} bytes, this has {len(peer)}")
-
-
-async def _reap(process: asyncio.subprocess.Process) -> int:
-    try:
-        return await asyncio.wait_for(process.wait(), CLOSE_SECONDS)
-    except TimeoutError:
-        process.kill()
-        return await process.wait()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
 
 
 @asynccontextmanager
