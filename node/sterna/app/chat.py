@@ -110,7 +110,10 @@ def _with_adapter(directory: Path, name: str | None, home: Path | None, folder: 
     """The base with the adapter of a PEFT directory, whose matrices go into ``folder``."""
     base = find_base(name, home) if name is not None else _named_base(directory, home)
     linears = {key: (out, in_) for key, out, in_ in base.base.architecture.linears()}
-    read = read_peft(directory, linears=linears)
+    try:
+        read = read_peft(directory, linears=linears)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; is it over another base than {base.name}? --base names one") from error
     tensors = {}
     for key, (a, b) in read.factors.items():
         tensors[f"{key}.a"], tensors[f"{key}.b"] = a, b * np.float32(read.scale)

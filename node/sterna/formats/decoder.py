@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sterna_kernels import TernaryMatrix
+
+BLOCK_ROWS = 4096
+"""40 MiB of float32 at a hidden size of 2,560."""
 
 Rows = tuple[NDArray[np.int8], NDArray[np.float32]]
 
@@ -100,10 +104,12 @@ def weights_of(planes: tuple[TernaryMatrix, ...]) -> NDArray[np.float32]:
     return total
 
 
-def rows_of(rows: Rows) -> NDArray[np.float32]:
-    """An embedding or a head, float32 [V, D], a fresh array."""
+def row_blocks(rows: Rows) -> Iterator[NDArray[np.float32]]:
+    """An embedding or a head, float32 [V, D], in blocks of rows: as a whole it may take gigabytes."""
     codes, scale = rows
-    return codes * scale[:, None]
+    for start in range(0, len(codes), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        yield codes[block] * scale[block, None]
 
 
 def _dense(plane: TernaryMatrix) -> NDArray[np.float32]:

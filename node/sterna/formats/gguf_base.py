@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sterna.errors import ConfigError
-from sterna.formats.decoder import Dialogue, Rows, Shape, TernaryDecoder, rows_of, weights_of
+from sterna.formats.decoder import Dialogue, Rows, Shape, TernaryDecoder, row_blocks, weights_of
 from sterna.formats.gguf_file import (
     TERNARY_BLOCK,
     Tensor,
@@ -96,14 +96,14 @@ def _tensors(base: TernaryDecoder, linears: LinearType) -> Iterator[tuple[str, T
 
 
 def _rows(name: str, rows: Rows) -> Tensor:
-    return Tensor(TensorType.F16, rows[0].shape, lambda: halves(rows_of(rows), name))
+    return Tensor(TensorType.F16, rows[0].shape, lambda: (halves(block, name) for block in row_blocks(rows)))
 
 
 def _linear(shape: Shape, key: str, planes: tuple[TernaryMatrix, ...], linears: LinearType) -> Tensor:
     order = row_order(shape, key)
     sizes = planes[0].shape
     if linears is LinearType.F16:
-        return Tensor(TensorType.F16, sizes, lambda: halves(_ordered(weights_of(planes), order), key))
+        return Tensor(TensorType.F16, sizes, lambda: [halves(_ordered(weights_of(planes), order), key)])
     scales = block_scales(planes[0])
     if len(planes) > 1 or scales is None:
         raise ConfigError(
@@ -115,11 +115,11 @@ def _linear(shape: Shape, key: str, planes: tuple[TernaryMatrix, ...], linears: 
 
 def _blocks(
     matrix: TernaryMatrix, scales: NDArray[np.float32], order: NDArray[np.intp] | None, key: str
-) -> bytes:
+) -> list[bytes]:
     codes = matrix.codes()
     if order is not None:
         codes, scales = codes[order], scales[order]
-    return ternary_blocks(codes, scales, key)
+    return [ternary_blocks(codes, scales, key)]
 
 
 def _ordered(rows: NDArray[np.float32], order: NDArray[np.intp] | None) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -42,26 +42,30 @@ class TensorType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor whose bytes are made when its turn comes. ``shape``: slowest first, as in NumPy."""
+    """A tensor whose bytes are made, piece by piece, when its turn comes.
+
+    Attributes:
+        shape: slowest first, as in NumPy.
+    """
 
     type: TensorType
     shape: tuple[int, ...]
-    make: Callable[[], bytes]
+    make: Callable[[], Iterable[bytes]]
 
     @classmethod
     def of(cls, array: NDArray[np.float32]) -> Tensor:
         """Numbers as they are."""
-        return cls(TensorType.F32, array.shape, lambda: array.astype("<f4", copy=False).tobytes())
+        return cls(TensorType.F32, array.shape, lambda: (array.astype("<f4", copy=False).tobytes(),))
 
     @property
     def nbytes(self) -> int:
-        """What ``make`` will give."""
+        """How much ``make`` will give."""
         _, elements, size = self.type.value
         return math.prod(self.shape) // elements * size
 
 
 def gguf_pieces(keys: Mapping[str, Value], tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
-    """The file: its head first and then a tensor at a time; the same bytes for the same parts."""
+    """The file: its head first and then piece by piece; the same bytes for the same parts."""
     head = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(keys))]
     for key, value in keys.items():
         kind, data = _value(value)
@@ -71,10 +75,12 @@ def gguf_pieces(keys: Mapping[str, Value], tensors: Mapping[str, Tensor]) -> Ite
         sizes = tensor.shape[::-1]
         head += [_string(name), struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes)]
         head.append(struct.pack("<IQ", tensor.type.value[0], offset))
-        offset += tensor.nbytes + -tensor.nbytes % _ALIGNMENT
-    yield _padded(b"".join(head))
+        offset += tensor.nbytes + _gap(tensor.nbytes)
+    size = sum(len(piece) for piece in head)
+    yield b"".join(head) + bytes(_gap(size))
     for tensor in tensors.values():
-        yield _padded(tensor.make())
+        yield from tensor.make()
+        yield bytes(_gap(tensor.nbytes))
 
 
 def halves(weights: NDArray[np.float32], name: str) -> bytes:
@@ -144,5 +150,6 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % _ALIGNMENT)
+def _gap(size: int) -> int:
+    """Bytes up to the next multiple of the alignment."""
+    return -size % _ALIGNMENT

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sterna.errors import ConfigError
-from sterna.formats.decoder import Dialogue, Shape, TernaryDecoder, rows_of, weights_of
+from sterna.formats.decoder import Dialogue, Shape, TernaryDecoder, row_blocks, weights_of
 from sterna.formats.output import Content, write_directory
 from sterna.formats.peft import MODULES
 from sterna.formats.tensors import Planned, tensor_pieces
@@ -111,7 +111,7 @@ def _tensors(base: TernaryDecoder) -> Iterator[tuple[str, Planned]]:
             yield name, Planned(_BYTE, (out // PER_BYTE, in_), partial(_packed, first))
             scale = np.array([first.scale], np.float32)
         else:
-            yield name, Planned(_FLOAT32, (out, in_), partial(weights_of, planes))
+            yield name, Planned(_FLOAT32, (out, in_), partial(_numbers, planes))
             scale = np.ones(1, np.float32)
         yield f"{name}_scale", Planned.of(scale)
     for key, _ in base.architecture.vectors():
@@ -119,17 +119,21 @@ def _tensors(base: TernaryDecoder) -> Iterator[tuple[str, Planned]]:
         place = f"model.{prefix}.{NORMS[norm]}" if prefix else "model.norm"
         yield f"{place}.weight", Planned.of(base.vector(key))
     shape = (base.architecture.vocab_size, base.architecture.hidden_size)
-    yield "model.embed_tokens.weight", Planned(_FLOAT32, shape, lambda: rows_of(base.embedding))
+    yield "model.embed_tokens.weight", Planned(_FLOAT32, shape, lambda: row_blocks(base.embedding))
     if not base.architecture.tied_embeddings:
-        yield "lm_head.weight", Planned(_FLOAT32, shape, lambda: rows_of(base.head))
+        yield "lm_head.weight", Planned(_FLOAT32, shape, lambda: row_blocks(base.head))
 
 
 def _has_one_scale(matrix: TernaryMatrix) -> bool:
     return matrix.row_scales is None and matrix.group_scales is None
 
 
-def _packed(matrix: TernaryMatrix) -> NDArray[np.uint8]:
-    return packed(matrix.codes())
+def _packed(matrix: TernaryMatrix) -> list[NDArray[np.uint8]]:
+    return [packed(matrix.codes())]
+
+
+def _numbers(planes: tuple[TernaryMatrix, ...]) -> list[NDArray[np.float32]]:
+    return [weights_of(planes)]
 
 
 def _ends(base: TernaryDecoder, dialogue: Dialogue) -> dict[str, int | None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -49,17 +49,17 @@ class Planned:
     """A tensor that is made when its turn comes, so that a file may be larger than memory.
 
     Attributes:
-        make: gives the array, of this shape and of float32, int32 or uint8.
+        make: gives arrays of float32, int32 or uint8 that follow each other and are together of this shape.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    make: Callable[[], NDArray[Any]]
+    make: Callable[[], Iterable[NDArray[Any]]]
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Planned:
         """One that is there already."""
-        return cls(array.dtype, array.shape, lambda: array)
+        return cls(array.dtype, array.shape, lambda: (array,))
 
 
 def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
@@ -69,7 +69,7 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, s
 
 
 def tensor_pieces(tensors: Mapping[str, Planned], metadata: Mapping[str, str]) -> Iterator[bytes]:
-    """The same file, its head first and then a tensor at a time."""
+    """The same file, its head first and then piece by piece."""
     # Wider elements first keeps every tensor aligned; within that, by name.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
@@ -86,8 +86,8 @@ def tensor_pieces(tensors: Mapping[str, Planned], metadata: Mapping[str, str]) -
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(_LENGTH_BYTES, "little") + text
     for name in order:
-        array = tensors[name].make()
-        yield array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        for array in tensors[name].make():
+            yield array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def decode_tensors(

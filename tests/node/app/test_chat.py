@@ -64,7 +64,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, capsys: pytest.Ca
     folder = adapter(tmp_path / "adapter", "huge")
     assert run(["chat", "--adapter", str(folder), "--base", "nano", "--prompt", "x"]) == 2
     said = capsys.readouterr().err
-    assert "tensor" in said and said.count("\n") == 1
+    assert "is it over another base than sterna-nano? --base names one" in said and said.count("\n") == 1
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from sterna.app.exporting import ModelFormat, export_base
 from sterna.app.importing import import_base
 from sterna.cli import run
 from sterna.errors import ConfigError
-from sterna.formats import output
+from sterna.formats import decoder, output
 from sterna.formats.peft import write_peft
 from sterna.train.base import Base, builtin_bases, open_base
 from sterna.train.lora import Lora, float_state
@@ -73,9 +73,9 @@ def test_transformers_and_peft_give_the_logits_that_sterna_gives(
     folder = exported(base, tmp_path / "hf")
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
     tokens = tokens_for(base, sequences=6, length=8, seed=3)
-    decoder, head = Decoder(base, backward="fp32"), Head(base.head)
+    model, head = Decoder(base, backward="fp32"), Head(base.head)
     expected = theirs(torch.from_numpy(tokens)).logits
-    got = head.logits(decoder.hidden(tokens).flatten(0, 1)).view_as(expected)
+    got = head.logits(model.hidden(tokens).flatten(0, 1)).view_as(expected)
     assert is_close(base, got, expected, adapted=False)
 
     charter = charter_for(base.architecture)
@@ -84,7 +84,7 @@ def test_transformers_and_peft_give_the_logits_that_sterna_gives(
     with_adapter = PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
     changed = with_adapter(torch.from_numpy(tokens)).logits
     lora = Lora(charter.adapter, float_state(adapter), trained=None)
-    got = head.logits(decoder.hidden(tokens, lora=lora).flatten(0, 1)).view_as(changed)
+    got = head.logits(model.hidden(tokens, lora=lora).flatten(0, 1)).view_as(changed)
     assert is_close(base, got, changed, adapted=True)
     assert not is_close(base, expected, changed, adapted=True)
 
@@ -125,6 +125,18 @@ def test_the_bytes_are_the_same_each_time(tmp_path: Path) -> None:
     one, two = exported(base, tmp_path / "one"), exported(base, tmp_path / "two")
     files = {file.name: file.read_bytes() for file in one.iterdir()}
     assert files == {file.name: file.read_bytes() for file in two.iterdir()}
+
+
+@pytest.mark.parametrize("format_", ModelFormat)
+def test_blocks_of_an_embedding_follow_each_other_without_a_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: ModelFormat
+) -> None:
+    base = tiny_base(tmp_path, **BITNET)
+    export_base(str(base.path), tmp_path / "one", format_)
+    monkeypatch.setattr(decoder, "BLOCK_ROWS", 100)
+    export_base(str(base.path), tmp_path / "two", format_)
+    name = "model.safetensors" if format_ is ModelFormat.HF else ""
+    assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
