@@ -22,6 +22,7 @@ class Network:
     """Between ``peers`` peers; it fails as ``faults`` say until ``heal`` is called.
 
     ``side``: while a partition lasts, which side each peer is on.
+    ``duplicates``: whether ``copies`` may ever be more than one.
     """
 
     def __init__(self, seed: int, peers: int, faults: Faults) -> None:
@@ -32,6 +33,7 @@ class Network:
         self.side: list[int] | None = None
         self._loss = faults.loss
         self._duplicate = faults.duplicate
+        self.duplicates = faults.duplicate > 0
 
     def neighbours(self) -> list[tuple[int, ...]]:
         """For each peer those that it sends to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -45,8 +46,7 @@ class Traffic:
         others = self._world.neighbours(peer)
         attack = peer.attack
         if attack is None:
-            for other in others:
-                self.transmit(peer, other, frame)
+            self._spread(peer, others, frame)
             return
         shown = faces(attack, peer.key, frame, self.gossip, peer.disk.adapter())
         if self._dice.chance(ONE_LIE):
@@ -57,25 +57,43 @@ class Traffic:
 
     def transmit(self, sender: Peer, receiver: Peer, frame: bytes) -> None:
         """Send a frame; what the network makes of it is drawn."""
-        network, now = self._network, self._world.now
-        copies = network.copies()
+        copies = self._network.copies()
         sender.messages += copies
         sender.bytes += copies * len(frame)
-        if copies == 1 and receiver.accepted.get(frame, NEVER) <= now:
+        if copies == 1:
+            self._carry(sender, receiver, frame)
             return
         for copy in range(copies):
-            # What is sent once more to one who took it changes nothing: it counts, but nobody waits for it.
-            # Copies that the network makes do arrive, so that nodes meet them too.
-            if copy == 0 and receiver.accepted.get(frame, NEVER) <= now:
-                continue
-            if network.is_lost():
-                continue
-            delay = network.latency()
-            if copy == 0:
-                if receiver.accepted.get(frame, NEVER) <= now + delay:
-                    continue
-                receiver.accepted[frame] = now + delay
-            self._world.later(receiver, delay, self.deliver, sender, frame)
+            self._carry(sender, receiver, frame, is_copy=copy > 0)
+
+    def _spread(self, sender: Peer, receivers: Sequence[Peer], frame: bytes) -> None:
+        """Send a frame to each of ``receivers``."""
+        if self._network.duplicates:
+            for receiver in receivers:
+                self.transmit(sender, receiver, frame)
+            return
+        sender.messages += len(receivers)
+        sender.bytes += len(receivers) * len(frame)
+        now = self._world.now
+        for receiver in receivers:
+            # As _carry begins: most of what is relayed has come on another way.
+            if receiver.accepted.get(frame, NEVER) > now:
+                self._carry(sender, receiver, frame)
+
+    def _carry(self, sender: Peer, receiver: Peer, frame: bytes, *, is_copy: bool = False) -> None:
+        network, now = self._network, self._world.now
+        # What is sent once more to one who took it changes nothing: it counts, but nobody waits for it.
+        # Copies that the network makes do arrive, so that nodes meet them too.
+        if not is_copy and receiver.accepted.get(frame, NEVER) <= now:
+            return
+        if network.is_lost():
+            return
+        delay = network.latency()
+        if not is_copy:
+            if receiver.accepted.get(frame, NEVER) <= now + delay:
+                return
+            receiver.accepted[frame] = now + delay
+        self._world.later(receiver, delay, self.deliver, sender, frame)
 
     def deliver(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
         """A frame arrives."""
@@ -86,6 +104,10 @@ class Traffic:
             receiver.accepted.pop(frame, None)
             return
         world.trace.note(world.now, Happening.FRAME, receiver.number, frame)
+        if not self._network.duplicates and node.holds(frame):
+            # It came on a quicker way. A network that makes copies lets the node find that out.
+            receiver.accepted[frame] = world.now
+            return
         try:
             effects = node.receive(receiver.clock(world.now), frame, sender.key.peer)
         except Untimely:
@@ -103,8 +125,13 @@ class Traffic:
         world.perform(receiver, effects)
 
     def _relay(self, peer: Peer, sender: Peer, frame: bytes) -> None:
-        for other in self._world.neighbours(peer):
-            if other is not sender and (peer.attack is None or self._dice.chance(peer.attack.shown)):
+        others = [other for other in self._world.neighbours(peer) if other is not sender]
+        attack = peer.attack
+        if attack is None:
+            self._spread(peer, others, frame)
+            return
+        for other in others:
+            if self._dice.chance(attack.shown):
                 self.transmit(peer, other, frame)
 
     def attack(self, peer: Peer) -> None:

@@ -56,7 +56,7 @@ class Neighbours:
 
     def next_gone(self) -> float:
         """When ``settle`` will change something; infinity if never."""
-        return min(self._leaving.values(), default=float("inf"))
+        return min(self._leaving.values()) if self._leaving else float("inf")
 
     def open_round(self, round_: int) -> None:
         """``round_`` is open now: nothing of the last one is missing, and who was heard before it is away."""
@@ -106,10 +106,10 @@ class Neighbours:
 
     def next_due(self, missing: Sequence[bytes]) -> float:
         """When ``due`` will have something; infinity if never."""
-        if not self.connected:
+        if not missing or not self.connected:
             return float("inf")
         times = (self._asked.get(name, -self._patience) + self._patience for name in missing)
-        return min(times, default=float("inf"))
+        return min(times)
 
     def turn(self, likely: frozenset[bytes]) -> bytes:
         """A connected peer to ask, each in turn, of those in ``likely`` if there are any."""

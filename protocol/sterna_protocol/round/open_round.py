@@ -206,9 +206,10 @@ class OpenRound:
     def advance(self, now: float) -> list[Effect]:
         """Do all that can be done now."""
         self._now = now
-        for timer in [timer for timer, due in self._timers.items() if due <= now]:
-            del self._timers[timer]
-            self._consensus.timeout(*timer)
+        if self._timers:
+            for timer in [timer for timer, due in self._timers.items() if due <= now]:
+                del self._timers[timer]
+                self._consensus.timeout(*timer)
         while self._turn(now):
             pass
         self._resend(now)
@@ -217,10 +218,11 @@ class OpenRound:
 
     def next_wake(self) -> float:
         """When ``advance`` may have something to do even if nothing is received."""
-        times = [self.schedule.next_end(self._now), *self._timers.values()]
-        if any(self._is_resent(held) for held in reversed(self._own)):
-            times.append(self._own.repeat_at)
-        return min(times)
+        wake = min(self._timers.values()) if self._timers else float("inf")
+        wake = min(wake, self.schedule.next_end(self._now))
+        if self._own.repeat_at < wake and any(map(self._is_resent, reversed(self._own))):
+            return self._own.repeat_at
+        return wake
 
     def _turn(self, now: float) -> bool:
         if self.certificate is not None:

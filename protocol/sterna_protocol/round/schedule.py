@@ -95,10 +95,14 @@ class Schedule:
 
     def next_end(self, now: float) -> float:
         """When the phase may end even if nothing is received; once its time is over, only by what is."""
-        ends = [] if self.phase is Phase.DECIDE else [self._end(self.phase)]
+        end = float("inf") if self.phase is Phase.DECIDE else self._end(self.phase)
+        if end <= now:
+            end = float("inf")
         if self.phase is Phase.TRAIN and self._overtaken_at is not None:
-            ends.append(self._overtaken_at + vote_seconds(self._setting.charter, 0))
-        return min((end for end in ends if now < end), default=float("inf"))
+            other = self._overtaken_at + vote_seconds(self._setting.charter, 0)
+            if now < other < end:
+                return other
+        return end
 
     def step_seconds(self, attempt: int) -> float:
         """Time of a step of ``attempt``: as usual in the first, the charter's once something went wrong."""

@@ -6,7 +6,6 @@ cores; ``compiled.py`` beside this file says how to take less than two thirds of
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -51,8 +50,6 @@ def row(seed: int, rounds: int = 10) -> dict[str, Any]:
 def main(first: int, count: int, file: Path | None = None) -> int:
     done = read(file) if file is not None and file.exists() else {}
     seeds = range(first, first + count)
-    # What a run allocates dies with it: the collector looks for cycles less often.
-    gc.set_threshold(200_000, 50, 1000)
     with ProcessPoolExecutor() as pool:
         runs = [pool.submit(row, seed) for seed in seeds if seed not in done]
         for run in as_completed(runs):
