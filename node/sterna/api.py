@@ -39,6 +39,7 @@ def pull(
         MalformedMessage: the ticket is not one.
         Unreachable: nobody of the swarm answers, or it has no certified round yet.
         VerificationError: what the peers show contradicts the ticket.
+        ConfigError: ``output`` holds something else, or GGUF is asked for and the swarm's base is not here.
     """
     return asyncio.run(pull_adapter(ticket, Path(output), Format(format), timeout=timeout))
 

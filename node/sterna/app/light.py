@@ -47,7 +47,7 @@ async def pull_adapter(ticket_text: str, output: Path, format_: Format, *, timeo
         MalformedMessage: the ticket is not one.
         Unreachable: nobody of the swarm answers, or it has no certified round yet.
         VerificationError: what the peers show contradicts the ticket.
-        ConfigError: ``output`` holds something else.
+        ConfigError: ``output`` holds something else, or GGUF is asked for and the base is not here.
     """
     ticket = decode_ticket(ticket_text)
     async with open_light_peer(ticket, timeout=timeout) as light:

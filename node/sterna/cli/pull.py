@@ -17,7 +17,11 @@ def pull(
     ticket: TicketArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write.")] = Path("adapter"),
     format_: Annotated[
-        Format, typer.Option("--format", help="peft: a folder; gguf: for llama.cpp; sterna: proves itself.")
+        Format,
+        typer.Option(
+            "--format",
+            help="peft: a folder; gguf: for llama.cpp, over a base that is here; sterna: proves itself.",
+        ),
     ] = Format.PEFT,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to look for peers.")] = 60.0,
     as_json: JsonFlag = False,
