@@ -27,8 +27,8 @@ class Pool:
     """Holds messages that were checked and verified; the first of a place counts, a second makes evidence.
 
     Memory: per author one commitment and one announcement, of at most 224 strangers; per member one
-    attestation and 40 attempts;
-    a proof of 340 bytes for a place that is two-faced; the announcements that a quorum attested.
+    attestation and 40 attempts; a proof of 340 bytes for a place that is two-faced; the announcements that a
+    quorum attested, fewer than 512 whoever announced them.
     """
 
     def __init__(self, members: tuple[bytes, ...]) -> None:

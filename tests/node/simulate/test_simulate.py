@@ -58,6 +58,10 @@ def test_thirty_nodes_hold_with_faults_and_liars_of_every_kind(first, cores):
             )
             for seed in (86, 89, 133)
         ),
+        (
+            "strangers filled the round, and who restarted had no room for what the others were locked on",
+            trial(619),
+        ),
     ],
 )
 def test_what_once_broke_holds(why, broken):

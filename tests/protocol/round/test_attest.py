@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
+from sterna_protocol.errors import Untimely
 from sterna_protocol.round.effects import Broadcast, Effect, FetchDelta, StoreOwn
 from sterna_protocol.round.phases import Phase
+from sterna_protocol.round.pool import MAX_STRANGERS
 from sterna_protocol.wire.messages import Attestation
 from tests.support.founders import (
     STRANGER,
@@ -40,6 +44,19 @@ def test_a_delta_that_its_author_withholds_is_fetched_from_who_attested_it():
     [fetch] = of_type(effects, FetchDelta)
     assert fetch.holders == (key_of(1).peer, key_of(2).peer)
     assert not of_type(made.tick(6.5), FetchDelta)
+
+
+def test_what_a_quorum_attested_has_room_though_strangers_fill_the_round():
+    made = node()
+    for number in range(100, 100 + MAX_STRANGERS):
+        made.receive(1.0, signed(number, announcement(number)).frame(), None)
+    late = signed(STRANGER, announcement(STRANGER))
+    for member in (1, 2, 3):
+        with pytest.raises(Untimely, match="no room"):
+            made.receive(2.0, late.frame(), None)
+        made.receive(3.0, signed(member, Attestation(accepted=(late.id,))).frame(), None)
+    made.receive(4.0, late.frame(), None)
+    assert made.holds(late.frame())
 
 
 def test_anyone_may_announce():
