@@ -203,12 +203,16 @@ void attend(const AttendTask& t) {
   _tile_release();
 }
 
+#ifdef STERNA_AMX_EMULATED
+#define STERNA_ATTENTION_KERNELS kAttentionAmxEmulated
+bool runs_here() { return has_avx512vnni(); }
+#else
+#define STERNA_ATTENTION_KERNELS kAttentionAmx
+bool runs_here() { return has_amx_bf16() && has_avx512bf16(); }
+#endif
+
 }  // namespace
 
-#ifdef STERNA_AMX_EMULATED
-const AttentionKernels kAttentionAmxEmulated = {has_avx512vnni, pack, attend};
-#else
-const AttentionKernels kAttentionAmx = {has_amx_bf16, pack, attend};
-#endif
+const AttentionKernels STERNA_ATTENTION_KERNELS = {runs_here, pack, attend};
 
 }  // namespace sterna

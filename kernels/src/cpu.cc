@@ -74,6 +74,8 @@ bool has_amx() {
 
 bool has_amx_bf16() { return has_amx() && bit(features().leaf7_edx, 22); }
 
+bool has_avx512bf16() { return has_avx512vnni() && bit(features().leaf7_1_eax, 5); }
+
 }  // namespace sterna
 
 #endif
