@@ -161,6 +161,12 @@ MUTATIONS = (
         "message.author != setting.proposer(message.attempt)",
         "False",
     ),
+    Mutation(
+        "strangers take the room of what a quorum attested",
+        "round/checks.py",
+        " and name not in pool.attested(setting.quorum)",
+        "",
+    ),
 )
 
 TRIALS = """
