@@ -1,7 +1,5 @@
 #include "attention.h"
 
-#include <algorithm>
-
 #include "scratch.h"
 #include "threads.h"
 

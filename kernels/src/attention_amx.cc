@@ -3,6 +3,8 @@
 // attention_amx_emulated.cc compiles this same file with the tiles in memory, for tests on processors without AMX.
 #include <immintrin.h>
 
+#include <cstring>
+
 #ifdef STERNA_AMX_EMULATED
 #include "amx_emulated.h"
 #endif

@@ -123,8 +123,8 @@ void rotate(uintptr_t x, bool is_bfloat16, uintptr_t cos, uintptr_t sin, float s
 void put_heads(uintptr_t x, bool is_bfloat16, int64_t sequences, int64_t tokens, int64_t heads, int64_t size,
                int64_t capacity, int64_t first, uintptr_t room) {
   if (first < 0 || first + tokens > capacity)
-    throw std::invalid_argument(std::to_string(tokens) + " tokens from " + std::to_string(first) + " on, there is room for " +
-                                std::to_string(capacity));
+    throw std::invalid_argument(std::to_string(tokens) + " tokens from " + std::to_string(first) +
+                                " on, there is room for " + std::to_string(capacity));
   const int64_t length = tokens * heads * size * (is_bfloat16 ? 2 : 4);
   for (int64_t s = 0; s < sequences; ++s)
     sterna::put_heads(rows_at(x + s * length, is_bfloat16), tokens, heads, size, capacity, first,
@@ -151,8 +151,24 @@ bool attend(uintptr_t q, uintptr_t k, uintptr_t v, int64_t sequences, int64_t qu
 using Plane = std::tuple<uintptr_t, int64_t, int64_t, float, uintptr_t, int64_t>;
 using LowRankAt = std::tuple<uintptr_t, uintptr_t, int64_t>;
 
+// Each linear's planes are of one shape, and what goes out of one goes into the next: products do not look again.
+void require_fitting(const sterna::Layer& layer) {
+  using sterna::Layer;
+  const auto& linears = layer.linears;
+  const int64_t hidden = linears[Layer::kDown].front().n, wide = linears[Layer::kGate].front().n;
+  const int64_t attention = layer.heads * layer.head_size, kv = layer.kv_heads * layer.head_size;
+  const int64_t shapes[Layer::kLinears][2] = {{attention, hidden}, {kv, hidden}, {kv, hidden}, {hidden, attention},
+                                              {wide, hidden}, {wide, hidden}, {hidden, wide}};
+  for (int i = 0; i < Layer::kLinears; ++i)
+    for (const Weights& plane : linears[i])
+      if (plane.n != shapes[i][0] || plane.k != shapes[i][1])
+        throw std::invalid_argument("linear " + std::to_string(i) + " is " + std::to_string(plane.n) + " x " +
+                                    std::to_string(plane.k) + ", the layer needs " + std::to_string(shapes[i][0]) +
+                                    " x " + std::to_string(shapes[i][1]));
+}
+
 sterna::Layer layer_of(int64_t heads, int64_t kv_heads, int64_t head_size, std::string_view act, float eps,
-                               const std::vector<std::vector<Plane>>& linears, const std::vector<uintptr_t>& norms) {
+                       const std::vector<std::vector<Plane>>& linears, const std::vector<uintptr_t>& norms) {
   using sterna::Layer;
   if (linears.size() != Layer::kLinears || norms.size() != Layer::kNorms)
     throw std::invalid_argument("a layer has 7 linears and 4 norms");
@@ -164,6 +180,7 @@ sterna::Layer layer_of(int64_t heads, int64_t kv_heads, int64_t head_size, std::
     for (const Plane& plane : linears[i]) layer.linears[i].push_back(std::apply(weights, plane));
   }
   for (int i = 0; i < Layer::kNorms; ++i) layer.norms[i] = optional(norms[i]);
+  require_fitting(layer);
   return layer;
 }
 
@@ -173,7 +190,8 @@ struct LowRanks {
     if (adapter.size() != sterna::Layer::kLinears) throw std::invalid_argument("an adapter has 7 linears");
     for (int i = 0; i < sterna::Layer::kLinears; ++i) {
       const auto [a, right, rank] = adapter[i];
-      parts[i] = {optional(a), optional(right), rank};
+      const sterna::Thin checked = thin(a, right, rank);
+      parts[i] = {checked.left, checked.right, checked.rank};
     }
   }
   sterna::LowRank parts[sterna::Layer::kLinears];

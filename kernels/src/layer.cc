@@ -1,14 +1,17 @@
 #include "layer.h"
 
-#include <algorithm>
+#include <initializer_list>
 
 #include "bfloat16.h"
 #include "clones.h"
 #include "lower.h"
 #include "scratch.h"
+#include "threads.h"
 
 namespace sterna {
 namespace {
+
+constexpr int64_t kElementWork = 16;  // an element costs about as much as this many multiplications
 
 // Of the calling thread: the left factors of adapted linears, and results on their way.
 thread_local Scratch left_scratch, wide_scratch, second_scratch, gated_scratch;
@@ -27,11 +30,11 @@ class Fan {
   Fan(const Variant& v, const Layer& layer, const LowRank* adapter, std::initializer_list<Layer::Linear> linears,
       int64_t rows, const ReadRows& read)
       : layer_(layer), adapter_(adapter), first_(*linears.begin()), rows_(rows), left_(room(linears)),
-        input_(v, rows, depth(), [&](int64_t m, int64_t count, float* room_for_them) {
+        input_(v, rows, length(), [&](int64_t m, int64_t count, float* room_for_them) {
           const float* x = read(m, count, room_for_them);
           for (const Layer::Linear which : linears) {
             const LowRank& low = adapter_[which];
-            if (low.rank > 0) lower(x, count, depth(), low.a, low.rank, left(which) + m * low.rank);
+            if (low.rank > 0) lower(x, count, length(), low.a, low.rank, left(which) + m * low.rank);
           }
           return x;
         }) {}
@@ -45,7 +48,10 @@ class Fan {
       const int64_t count = rows_ * layer_.columns(which);
       float* sums = second_scratch.get<float>(count);
       multiply(which, {sums});
-      narrow(sums, count, static_cast<Bfloat16*>(y.data));
+      const int64_t columns = layer_.columns(which);
+      for_each_item(rows_, count * kElementWork, [&](int64_t m) {
+        narrow(sums + m * columns, columns, static_cast<Bfloat16*>(y.data) + m * columns);
+      });
       return;
     }
     forward(planes.front(), input_, thin(which), y);
@@ -58,7 +64,7 @@ class Fan {
   }
 
  private:
-  int64_t depth() const { return layer_.linears[first_].front().k; }
+  int64_t length() const { return layer_.linears[first_].front().k; }
 
   float* room(std::initializer_list<Layer::Linear> linears) const {
     int64_t ranks = 0;
@@ -145,7 +151,11 @@ void complete(const Variant& v, const Layer& layer, const LowRank* adapter, Rows
       float *gates = wide_scratch.get<float>(rows * wide), *ups = second_scratch.get<float>(rows * wide);
       fan.multiply(Layer::kGate, {gates});
       fan.multiply(Layer::kUp, {ups});
-      gate_block(layer.act, gates, ups, wide, rows, wide, z.data, in_bfloat16, wide);
+      const int64_t row_bytes = wide * (in_bfloat16 ? sizeof(Bfloat16) : sizeof(float));
+      for_each_item(rows, rows * wide * kElementWork, [&](int64_t m) {
+        gate_block(layer.act, gates + m * wide, ups + m * wide, wide, 1, wide, static_cast<char*>(z.data) + m * row_bytes,
+                   in_bfloat16, wide);
+      });
     }
   }
   const Rows gated = {z.data, in_bfloat16};

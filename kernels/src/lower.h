@@ -5,8 +5,8 @@
 
 namespace sterna {
 
-// left [count][rank] = x [count][length] a [rank][length]^T. Sums are float32 in an order that follows the vector
-// length, like those of rows.h.
+// left [count][rank] = x [count][length] a [rank][length]^T. Sums are float32, in 16 interleaved parts of
+// every 1,024 columns; whether multiplication and addition are rounded apart is the processor's affair.
 void lower(const float* x, int64_t count, int64_t length, const float* a, int64_t rank, float* left);
 
 }  // namespace sterna

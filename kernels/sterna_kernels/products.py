@@ -22,15 +22,17 @@ def matmul(
     """y = x W^T (+ left right), float32 [M, N], of x float32 [M, K]; rows of x are quantised to int8.
 
     Args:
-        out: where y goes; memory that is new to the process costs as much as a third of a large product.
+        out: where y goes, apart from ``x``; memory that is new to the process costs as much as a third of a
+            large product.
 
     Raises:
         TypeError: ``x``, ``out`` or a part of ``thin`` is not a float32 array.
-        ValueError: one of them is not contiguous, not aligned or not of its shape.
+        ValueError: one of them is not contiguous, not aligned or not of its shape, or ``out`` is read-only or
+            shares memory with ``x``.
     """
     check_rows(x, "x", w.shape[1])
     n, k = w.shape
-    y = _results(x.shape[0], n, out)
+    y = _results(x, n, out)
     packed, scales, group = address(w.packed), scales_address(w), w.group_size or 0
     weights, rows = (packed, n, k, w.scale, scales, group), x.shape[0]
     _native.forward(*weights, address(x), rows, address(y), *_thin_at(thin, rows, n))
@@ -48,7 +50,7 @@ def matmul_t(
     """dx = g W (+ left right), float32 [M, K], of g float32 [M, N]; rows of g become one or two int8 limbs.
 
     One limb is rounded by chance, two to nearest (``sterna_kernels.reference``); the same rows in the same
-    places give the same bits.
+    places give the same bits. ``out`` is as in ``matmul``.
 
     Raises:
         TypeError, ValueError: as ``matmul``, or ``limbs`` is not 1 or 2.
@@ -57,7 +59,7 @@ def matmul_t(
     if limbs not in (1, 2):
         raise ValueError(f"limbs={limbs}: 1 and 2 exist")
     n, k = w.shape
-    dx = _results(g.shape[0], k, out)
+    dx = _results(g, k, out)
     packed, scales, group = address(w.packed), scales_address(w), w.group_size or 0
     weights, rows = (packed, n, k, w.scale, scales, group), g.shape[0]
     _native.backward(*weights, address(g), rows, limbs, address(dx), *_thin_at(thin, rows, k))
@@ -109,12 +111,17 @@ def _thin_at(thin: Thin | None, rows: int, columns: int) -> tuple[int, int, int]
     return address(left), address(right), left.shape[1]
 
 
-def _results(rows: int, columns: int, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """``out`` or new float32 [rows, columns]; many rows start on a cache line, for stores past the caches."""
+def _results(x: NDArray[np.float32], columns: int, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """``out`` or new float32 [rows of x, columns]; many start on a cache line, for stores past the caches."""
+    rows = x.shape[0]
     if out is not None:
         check_rows(out, "out", columns)
         if out.shape[0] != rows:
             raise ValueError(f"out has {out.shape[0]} rows, the result has {rows}")
+        if not out.flags.writeable:
+            raise ValueError("out is read-only")
+        if np.may_share_memory(x, out):
+            raise ValueError("out shares memory with what is multiplied")
         return out
     if rows <= 16:
         return np.empty((rows, columns), np.float32)

@@ -181,7 +181,7 @@ def put_heads(x: Tensor, room: Tensor, first: int) -> None:
     _native.put_heads(x.data_ptr(), rounded, b, t, kv_heads, size, capacity, first, room.data_ptr())
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def attend_in_place(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Put softmax(q k^T / sqrt(e) + causal) v in the place of ``q``; the last query sees the last key.
 
     Shapes: q [b, t, h, e], k and v [b, c, kv, e] with h a multiple of kv.
@@ -193,13 +193,13 @@ def attended(q: Tensor, k: Tensor, v: Tensor) -> bool:
     Raises:
         ValueError: shapes do not fit.
     """
-    tensors = (q, k, v)
-    if any(x.dtype is not torch.bfloat16 or not x.is_contiguous() for x in tensors):
-        return False
     b, t, heads, size = q.shape
     keys, kv_heads = k.shape[1:3]
-    if k.shape != (b, keys, kv_heads, size) or v.shape != k.shape:
+    fits = k.shape == v.shape == (b, keys, kv_heads, size) and t <= keys and heads % kv_heads == 0
+    if not fits:
         raise ValueError(f"q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}")
+    if any(x.dtype is not torch.bfloat16 or not x.is_contiguous() for x in (q, k, v)):
+        return False
     at = q.data_ptr()
     return _native.attend(at, k.data_ptr(), v.data_ptr(), b, t, keys, heads, kv_heads, size, at)
 

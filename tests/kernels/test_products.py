@@ -42,11 +42,19 @@ def test_results_go_where_they_are_wanted(rng):
         (np.zeros((2, 4), np.float32), ValueError, r"out has shape \(2, 4\)"),
         (np.zeros((3, 3), np.float32), ValueError, "out has 3 rows, the result has 2"),
         (np.zeros((2, 6), np.float32)[:, :3], ValueError, "C-contiguous"),
+        (np.frombuffer(bytes(24), np.float32).reshape(2, 3), ValueError, "read-only"),
     ],
 )
 def test_a_place_that_does_not_fit_is_refused(out, error, named):
     with pytest.raises(error, match=named):
         matmul(np.zeros((2, 5), np.float32), WEIGHTS, out=out)
+
+
+def test_a_result_does_not_go_over_what_is_multiplied():
+    square = TernaryMatrix.from_codes(np.ones((5, 5), np.int8), 1.0)
+    x = np.zeros((2, 5), np.float32)
+    with pytest.raises(ValueError, match="shares memory"):
+        matmul_t(x, square, out=x)
 
 
 def test_the_backward_product_takes_rows_of_n():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import sterna_kernels
 from sterna_kernels import TernaryMatrix
 from sterna_kernels.torch import ternary_linear
-from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, attended, put_heads
+from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, attend_in_place, put_heads
 from sterna_kernels.torch_rows import gated, rms_norm, rotated
 
 EPS = 1e-5
@@ -17,16 +17,33 @@ with_attention = pytest.mark.parametrize("variant", ["amx", "amx-emulated"], ind
 
 
 class Shape:
-    """Hidden 96, feed-forward 160; heads of ``size``, as many of keys and values as ``kv_heads``."""
+    """Feed-forward 160; heads of ``size``, ``kv_heads`` of keys and values; ``rows``: a scale a row."""
 
-    def __init__(self, rng: np.random.Generator, *, heads: int, kv_heads: int, size: int, rows: bool) -> None:
-        self.heads, self.kv_heads, self.size = heads, kv_heads, size
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        *,
+        heads: int,
+        kv_heads: int,
+        size: int,
+        rows: bool,
+        hidden: int = 96,
+    ) -> None:
+        self.heads, self.kv_heads, self.size, self.hidden = heads, kv_heads, size, hidden
         columns, kv, ffn = heads * size, kv_heads * size, 160
-        shapes = [(columns, 96), (kv, 96), (kv, 96), (96, columns), (ffn, 96), (ffn, 96), (96, ffn)]
+        shapes = [
+            (columns, hidden),
+            (kv, hidden),
+            (kv, hidden),
+            (hidden, columns),
+            (ffn, hidden),
+            (ffn, hidden),
+            (hidden, ffn),
+        ]
         self.linears = {
             name: self._matrix(rng, shape, rows) for name, shape in zip(LINEARS, shapes, strict=True)
         }
-        lengths = {"attn_norm": 96, "attn_sub_norm": columns, "ffn_norm": 96, "ffn_sub_norm": ffn}
+        lengths = {"attn_norm": hidden, "attn_sub_norm": columns, "ffn_norm": hidden, "ffn_sub_norm": ffn}
         self.norms = {
             name: torch.tensor(rng.uniform(0.5, 1.5, n).astype(np.float32)) for name, n in lengths.items()
         }
@@ -99,6 +116,65 @@ def test_the_rest_is_that_of_the_operations_one_by_one(variant, rng, shape, toke
     assert torch.equal(h, expected)
 
 
+def test_rows_beyond_those_that_the_cache_holds_at_once(variant, rng):
+    shape = Shape(rng, heads=1, kv_heads=1, size=128, rows=True, hidden=16384)
+    h = normal(rng, 2, 40, shape.hidden)
+    cos, sin = normal(rng, 40, 64), normal(rng, 40, 64)
+    projections = shape.layer.projections(h, torch.float32)
+    shape.layer.project(h, NO_ADAPTERS, cos=cos, sin=sin, to=projections)
+    x = shape.norm("attn_norm", h)
+    for got, name in zip(projections, ("q", "k", "v"), strict=True):
+        straight = shape.linear(name, x).view(2, 40, 1, 128)
+        assert torch.equal(got, straight if name == "v" else rotated(straight, cos, sin))
+    expected = h + shape.linear("o", shape.norm("attn_sub_norm", projections[0].flatten(2)))
+    x = shape.norm("ffn_norm", expected)
+    inner = gated("relu2", shape.linear("gate", x), shape.linear("up", x), None, EPS)
+    expected = expected + shape.linear("down", shape.norm("ffn_sub_norm", inner))
+    shape.layer.complete(h, NO_ADAPTERS, projections[0])
+    assert torch.equal(h, expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 33])
+def test_an_adapter_of_some_linears_is_added_before_the_rotation(variant, rng, shape, tokens):
+    h = normal(rng, 1, tokens, 96)
+    cos, sin = normal(rng, tokens, shape.size // 2), normal(rng, tokens, shape.size // 2)
+    ranks = {"q": 5, "k": 0, "v": 2}
+    factors = {
+        name: (normal(rng, rank, 96), normal(rng, rank, shape.linears[name].shape[0]))
+        for name, rank in ranks.items()
+    }
+    adapter = [
+        (factors[name][0].data_ptr(), factors[name][1].data_ptr(), ranks[name])
+        if ranks.get(name)
+        else NO_ADAPTER
+        for name in LINEARS
+    ]
+    projections = shape.layer.projections(h, torch.float32)
+    shape.layer.project(h, adapter, cos=cos, sin=sin, to=projections)
+    x = shape.norm("attn_norm", h)
+    for got, (name, (a, right)) in zip(projections, factors.items(), strict=True):
+        wanted = (shape.linear(name, x) + x @ a.T @ right).view(1, tokens, -1, shape.size)
+        wanted = wanted if name == "v" else rotated(wanted, cos, sin)
+        # Sums of 96 and of 5 products in another order.
+        assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", ["k", "o", "down"])
+def test_linears_that_do_not_fit_each_other_are_refused(rng, shape, name):
+    other = TernaryMatrix.from_codes(np.ones((3, 5), np.int8), 1.0)
+    linears = {known: [matrix] for known, matrix in shape.linears.items()} | {name: [other]}
+    with pytest.raises(ValueError, match=r"linear \d is \d"):
+        FrozenLayer(
+            linears,
+            shape.norms,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_size=shape.size,
+            activation="relu2",
+            eps=EPS,
+        )
+
+
 def test_rows_of_heads_go_behind_those_that_are_there(rng):
     room = torch.zeros(2, 3, 9, 8)
     x, y = normal(rng, 2, 4, 3, 8), normal(rng, 2, 5, 3, 8).to(torch.bfloat16)
@@ -118,7 +194,7 @@ def test_attention_is_the_exact_one_rounded_to_bfloat16(variant, rng, queries, k
     q = normal(rng, 2, queries, heads, size).to(torch.bfloat16)
     k, v = (normal(rng, 2, keys, kv_heads, size).to(torch.bfloat16) for _ in range(2))
     expected = exact_attention(q, k, v)
-    if not attended(q, k, v):
+    if not attend_in_place(q, k, v):
         pytest.skip("this processor has tiles of int8 alone")
     # Each weight is rounded to 2^-9 of itself, and so is the result: no more than that of the largest value.
     assert (q.double() - expected).abs().max() <= 2**-8 * v.abs().max()
@@ -136,8 +212,9 @@ def test_large_scores_leave_one_key_in_charge(variant, rng):
     k = normal(rng, 1, 40, 1, 32).to(torch.bfloat16)
     v = normal(rng, 1, 40, 1, 32).to(torch.bfloat16)
     expected = exact_attention(q, k, v)
-    if attended(q, k, v):
-        assert (q.double() - expected).abs().max() <= 2**-8 * v.abs().max()
+    if not attend_in_place(q, k, v):
+        pytest.skip("this processor has tiles of int8 alone")
+    assert (q.double() - expected).abs().max() <= 2**-8 * v.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +223,7 @@ def test_large_scores_leave_one_key_in_charge(variant, rng):
 def test_what_it_has_no_attention_for_is_left_as_it_is(variant, rng, size, dtype):
     q, k, v = (normal(rng, 1, 8, 1, size).to(dtype) for _ in range(3))
     before = q.clone()
-    assert not attended(q, k, v)
+    assert not attend_in_place(q, k, v)
     assert torch.equal(q, before)
 
 
@@ -154,7 +231,7 @@ def test_variants_without_tiles_have_no_attention():
     before = sterna_kernels.variant()
     sterna_kernels.use_variant("scalar")
     try:
-        assert not attended(*(torch.zeros(1, 8, 1, 32, dtype=torch.bfloat16) for _ in range(3)))
+        assert not attend_in_place(*(torch.zeros(1, 8, 1, 32, dtype=torch.bfloat16) for _ in range(3)))
     finally:
         sterna_kernels.use_variant(before)
 
@@ -162,4 +239,4 @@ def test_variants_without_tiles_have_no_attention():
 def test_keys_of_other_heads_are_refused():
     q, k = torch.zeros(1, 8, 3, 32, dtype=torch.bfloat16), torch.zeros(1, 8, 2, 32, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="q, k and v have shapes"):
-        attended(q, k, k[:, :4].contiguous())
+        attend_in_place(q, k, k[:, :4].contiguous())

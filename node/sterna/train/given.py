@@ -44,7 +44,7 @@ class Given:
         return product(x, weights_of(linear), inner, right, to_bfloat16=to_bfloat16)
 
     def low_ranks(self, layer: int) -> list[LowRank]:
-        """The factors of each linear of a layer, as a token takes them along."""
+        """The factors of each linear of a layer, as a layer takes them without gradients."""
         return [self._low_rank(f"layers.{layer}.{name}") for name in LINEARS]
 
     def _low_rank(self, name: str) -> LowRank:

@@ -105,7 +105,7 @@ class Lora:
         return y.to(torch.bfloat16) if to_bfloat16 else y
 
     def low_ranks(self, layer: int) -> list[LowRank] | None:
-        """The factors of a layer, as a token takes them along; None while they train."""
+        """The factors of a layer, as a layer takes them without gradients; None while they train."""
         if self.gradient is not None:
             return None
         return [self._low_rank(f"layers.{layer}.{name}") for name in LINEARS]

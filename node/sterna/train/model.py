@@ -24,7 +24,7 @@ from sterna.train.linear import PlaneSum, frozen_linear
 from sterna.train.pages import release
 from sterna_kernels import variant
 from sterna_kernels.torch import Backward, TernaryLinear
-from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, LowRank, attended, put_heads
+from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, LowRank, attend_in_place, put_heads
 from sterna_kernels.torch_rows import (
     Keep,
     Shelf,
@@ -240,25 +240,21 @@ class Decoder:
         cache: KeyValueCache | None,
     ) -> None:
         """Take ``h`` [b, t, d] through all layers, in place."""
+        if cache is not None and h.shape[:2] == (1, 1):
+            for (native, adapter), keys, values in zip(
+                layers, cache.keys[:, 0], cache.values[:, 0], strict=True
+            ):
+                native.pass_token(
+                    h[0, 0], adapter, cos=cos[0], sin=sin[0], keys=keys, values=values, length=cache.length
+                )
+            return
         projections = layers[0][0].projections(h, self._attention_dtype(h.shape[1], KEEP_ALL, cache))
         for number, (native, adapter) in enumerate(layers):
-            if cache is not None and h.shape[:2] == (1, 1):
-                keys, values = cache.keys[number, 0], cache.values[number, 0]
-                native.pass_token(
-                    h[0, 0],
-                    adapter,
-                    cos=cos[0],
-                    sin=sin[0],
-                    keys=keys,
-                    values=values,
-                    length=cache.length,
-                )
-                continue
             native.project(h, adapter, cos=cos, sin=sin, to=projections)
             q, k, v = projections
             if cache is not None:
                 k, v = cache.with_rows(number, k, v)
-            if not attended(q, k, v):
+            if not attend_in_place(q, k, v):
                 heads = _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
                 q = heads.transpose(1, 2).contiguous()
             native.complete(h, adapter, q)

@@ -82,7 +82,7 @@ def check_signed(
     # [IGNORE] The place holds no message or is not yet proven two-faced, or a quorum attested this very one
     if is_taken and pool.is_conflicted(place) and not (message.kind == Kind.ANNOUNCEMENT and wanted(name)):
         raise Untimely("the author is already proven two-faced here")
-    # [IGNORE] There is room for it, or a quorum attested it
+    # [IGNORE] There is room for it, or a quorum attested it; what a proposal alone names may be anything
     if not is_taken and not pool.has_room(place, pinned) and name not in pool.attested(setting.quorum):
         raise Untimely("no room for this message")
     held = hold(message, frame)

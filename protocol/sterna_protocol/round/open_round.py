@@ -352,7 +352,7 @@ class OpenRound:
 
     def _resend(self, now: float) -> None:
         progress = (self.phase, self.attempt, self.step, len(self._own))
-        if self._own.must_repeat(now, progress) and self.certificate is None:
+        if self.certificate is None and self._own.must_repeat(now, progress):
             self._out += [Broadcast(held.frame) for held in self._own if self._is_resent(held)]
 
     # Counting

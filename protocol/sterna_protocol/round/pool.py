@@ -28,7 +28,7 @@ class Pool:
 
     Memory: per author one commitment and one announcement, of at most 224 strangers; per member one
     attestation and 40 attempts; a proof of 340 bytes for a place that is two-faced; the announcements that a
-    quorum attested, fewer than 512 whoever announced them.
+    quorum attested, fewer than 512 as long as less than a third of the members lie.
     """
 
     def __init__(self, members: tuple[bytes, ...]) -> None:
@@ -163,7 +163,8 @@ class Pool:
 
     def _make_room(self, place: Place, pinned: set[int]) -> list[Place]:
         self._changed(place.kind)
-        if place.author not in self._members:
+        # Who is let in beyond, with what a quorum attested, has room for no more than that.
+        if place.author not in self._members and len(self._strangers) < MAX_STRANGERS:
             self._strangers.add(place.author)
         if place.kind not in ATTEMPT_KINDS or place.attempt <= self._newest.get(place.author, 0):
             return []
