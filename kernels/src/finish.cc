@@ -8,26 +8,15 @@
 
 #include "bfloat16.h"
 #include "clones.h"
+#include "line.h"
 
 namespace sterna {
 namespace {
 
-// A cache line of results, and the same as bits and in bfloat16; the compiler takes them apart where registers are
-// shorter.
-using Line = float __attribute__((vector_size(64)));
+// The bits of a line, and the same in bfloat16.
 using Bits = uint32_t __attribute__((vector_size(64)));
 using Halves = uint16_t __attribute__((vector_size(32)));
-constexpr int64_t kLine = 16;
 constexpr int64_t kRows = 4;  // share each load of `right`
-
-[[gnu::always_inline]] inline void load_line(const float* from, int64_t count, Line& line) {
-  if (count == kLine) {
-    memcpy(&line, from, sizeof line);
-  } else {
-    line = Line{};
-    memcpy(&line, from, static_cast<size_t>(count) * sizeof(float));
-  }
-}
 
 template <class Values, class T>
 [[gnu::always_inline]] inline void write(const Values& values, int64_t count, T* to) {

@@ -11,14 +11,8 @@
 namespace sterna {
 namespace {
 
-constexpr int64_t kElementWork = 16;  // an element costs about as much as this many multiplications
-
 // Of the calling thread: the left factors of adapted linears, and results on their way.
 thread_local Scratch left_scratch, wide_scratch, second_scratch, gated_scratch;
-
-STERNA_CLONES void widen(const Bfloat16* x, int64_t length, float* y) {
-  for (int64_t i = 0; i < length; ++i) y[i] = load(x + i);
-}
 
 STERNA_CLONES void narrow(const float* x, int64_t length, Bfloat16* y) {
   for (int64_t i = 0; i < length; ++i) store(x[i], y + i);
@@ -45,11 +39,10 @@ class Fan {
     const std::vector<Weights>& planes = layer_.linears[which];
     if (y.is_bfloat16 && planes.size() > 1) {
       // Rounded once, as their sum.
-      const int64_t count = rows_ * layer_.columns(which);
-      float* sums = second_scratch.get<float>(count);
-      multiply(which, {sums});
       const int64_t columns = layer_.columns(which);
-      for_each_item(rows_, count * kElementWork, [&](int64_t m) {
+      float* sums = second_scratch.get<float>(rows_ * columns);
+      multiply(which, {sums});
+      for_each_item(rows_, rows_ * columns * kElementWork, [&](int64_t m) {
         narrow(sums + m * columns, columns, static_cast<Bfloat16*>(y.data) + m * columns);
       });
       return;
@@ -101,7 +94,7 @@ ReadRows reading(Rows x, int64_t length, const float* w, float eps) {
       for (int64_t r = 0; r < count; ++r)
         rms_norm({row_of(x, m + r, length), x.is_bfloat16}, w, eps, 1, length, room + r * length, &inverse);
     } else if (x.is_bfloat16) {
-      widen(static_cast<const Bfloat16*>(first), count * length, room);
+      read_row({first, true}, count * length, room);
     } else {
       return static_cast<const float*>(first);
     }

@@ -5,20 +5,13 @@
 #include <cstring>
 
 #include "clones.h"
+#include "line.h"
 
 namespace sterna {
 namespace {
 
-// A cache line; the compiler takes it apart where registers are shorter.
-using Line = float __attribute__((vector_size(64)));
-constexpr int64_t kLine = 16;
 constexpr int64_t kRows = 4, kRanks = 2;  // whose sums are kept in registers
 constexpr int64_t kColumns = 1024;        // of so many rows stay in the first-level cache
-
-[[gnu::always_inline]] inline void load_line(const float* from, int64_t count, Line& line) {
-  line = Line{};
-  memcpy(&line, from, static_cast<size_t>(count) * sizeof(float));
-}
 
 [[gnu::always_inline]] inline float total(const Line& line) {
   float parts[kLine];

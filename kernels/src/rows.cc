@@ -12,7 +12,6 @@
 namespace sterna {
 namespace {
 
-constexpr int64_t kElementWork = 16;  // an element costs about as much as this many multiplications
 constexpr int64_t kItemElements = 1 << 14;  // what a thread takes at once
 
 // exp(x) within 2 units in the last place for |x| <= 87; beyond, that of the nearer end.
@@ -293,6 +292,10 @@ void rotate_block(const float* first, const float* second, int64_t stride, int64
       rotate_halves(first, second, cos, sin, 1.0f, columns, half, static_cast<float*>(y) + row * y_stride);
     }
   }
+}
+
+void read_row(Rows x, int64_t length, float* y) {
+  typed(x, [&](auto from) { copy_row(from, length, y); });
 }
 
 void put_heads(Rows x, int64_t tokens, int64_t heads, int64_t size, int64_t capacity, int64_t first, float* room) {

@@ -16,6 +16,8 @@ struct Rows {
   bool is_bfloat16;
 };
 
+inline constexpr int64_t kElementWork = 16;  // an element costs about as much as this many multiplications
+
 // The angles of positions, cos and sin [period][head_size / 2]: row t has those of t % period.
 struct Angles {
   const float* cos;
@@ -52,6 +54,9 @@ void rotate(Rows x, const Angles&, float sign, int64_t tokens, int64_t heads, in
 // y and, `half` further on, its second half have rows `y_stride` apart.
 void rotate_block(const float* first, const float* second, int64_t stride, int64_t rows, int64_t columns, const Angles&,
                   int64_t t0, int64_t i0, int64_t half, void* y, bool to_bfloat16, int64_t y_stride);
+
+// One row in float32.
+void read_row(Rows x, int64_t length, float* y);
 
 // Rows x [tokens][heads][size] become the rows from `first` on of each head in `room` [heads][capacity][size].
 void put_heads(Rows x, int64_t tokens, int64_t heads, int64_t size, int64_t capacity, int64_t first, float* room);

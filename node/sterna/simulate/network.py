@@ -22,7 +22,6 @@ class Network:
     """Between ``peers`` peers; it fails as ``faults`` say until ``heal`` is called.
 
     ``side``: while a partition lasts, which side each peer is on.
-    ``duplicates``: whether ``copies`` may ever be more than one.
     """
 
     def __init__(self, seed: int, peers: int, faults: Faults) -> None:
@@ -33,7 +32,6 @@ class Network:
         self.side: list[int] | None = None
         self._loss = faults.loss
         self._duplicate = faults.duplicate
-        self.duplicates = faults.duplicate > 0
 
     def neighbours(self) -> list[tuple[int, ...]]:
         """For each peer those that it sends to."""
@@ -54,8 +52,13 @@ class Network:
     def is_lost(self) -> bool:
         return self._loss > 0 and self._dice.chance(self._loss)
 
+    @property
+    def duplicates(self) -> bool:
+        """Whether ``copies`` may be more than one."""
+        return self._duplicate > 0
+
     def copies(self) -> int:
-        return 2 if self._duplicate > 0 and self._dice.chance(self._duplicate) else 1
+        return 2 if self.duplicates and self._dice.chance(self._duplicate) else 1
 
     # Partitions
 

@@ -60,9 +60,6 @@ class Traffic:
         copies = self._network.copies()
         sender.messages += copies
         sender.bytes += copies * len(frame)
-        if copies == 1:
-            self._carry(sender, receiver, frame)
-            return
         for copy in range(copies):
             self._carry(sender, receiver, frame, is_copy=copy > 0)
 
