@@ -169,15 +169,18 @@ void multiply_slice(const int8_t* a, int64_t depth, const Step* codes, int64_t s
 
 template <int kLimbs, bool kStream>
 void store_pair(const PanelTask& t, int64_t first, int64_t count, const PairSums& sums) {
-  for (int64_t r = 0; r < count; r += kLimbs)
+  for (int64_t r = 0; r < count; r += kLimbs) {
+    __m512 results[kGroups];
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) {
       // A tile holds an even number of limb rows: the second limb is in the same tile.
       const int32_t (*tile)[16] = sums.tile[r / kTileRows][g];
       const int64_t in_tile = r % kTileRows;
-      store16<kLimbs, kStream>(t, first + r, g, _mm512_load_si512(tile[in_tile]),
-                               _mm512_load_si512(tile[in_tile | 1]));
+      results[g] = result16<kLimbs>(t, first + r, _mm512_load_si512(tile[in_tile]),
+                                    _mm512_load_si512(tile[in_tile | 1]));
     }
+    store32<kStream>(t, (first + r) / kLimbs, 0, results[0], results[1]);
+  }
 }
 
 template <class Panel>
@@ -231,6 +234,6 @@ bool runs_here() { return has_amx(); }
 }  // namespace
 
 const Variant STERNA_AMX_VARIANT = {kName,      runs_here,       kTileRows, kColumns,
-                                    kGemvRows, quantise_row512, multiply,  gemv512};
+                                    kGemvRows, quantise_row512, multiply,  gemv512, true};
 
 }  // namespace sterna

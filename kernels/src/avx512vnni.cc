@@ -40,14 +40,18 @@ template <int kRows>
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     if (t.limbs == 2 && r % 2 == 1) continue;
+    const int64_t row = first + r;
+    __m512 results[kGroups];
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) {
       const __m512i high = total[r][g], low = total[(r + 1) % kRows][g];
-      if (t.limbs == 1) {
-        t.streams ? store16<1, true>(t, first + r, g, high, low) : store16<1, false>(t, first + r, g, high, low);
-      } else {
-        t.streams ? store16<2, true>(t, first + r, g, high, low) : store16<2, false>(t, first + r, g, high, low);
-      }
+      results[g] = t.limbs == 1 ? result16<1>(t, row, high, low) : result16<2>(t, row, high, low);
+    }
+#pragma GCC unroll 2
+    for (int pair = 0; pair < kGroups / 2; ++pair) {
+      const __m512 left = results[2 * pair], right = results[2 * pair + 1];
+      t.streams ? store32<true>(t, row / t.limbs, pair, left, right)
+                : store32<false>(t, row / t.limbs, pair, left, right);
     }
   }
 }
@@ -88,6 +92,6 @@ void multiply(const PanelTask& t) {
 }  // namespace
 
 const Variant kAvx512Vnni = {"avx512vnni", has_avx512vnni,  1,        kColumns,
-                             kGemvRows,    quantise_row512, multiply, gemv512};
+                             kGemvRows,    quantise_row512, multiply, gemv512, true};
 
 }  // namespace sterna

@@ -48,21 +48,24 @@ sterna::Thin thin(uintptr_t left, uintptr_t right, int64_t rank) {
   return rank == 0 ? sterna::Thin{} : sterna::Thin{at<const float>(left), at<const float>(right), rank};
 }
 
+sterna::Rows rows_at(uintptr_t address, bool is_bfloat16) { return {at<const void>(address), is_bfloat16}; }
+
 void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group,
              uintptr_t x, int64_t rows, uintptr_t y, uintptr_t left, uintptr_t right, int64_t rank,
-             bool to_bfloat16) {
+             bool to_bfloat16, bool is_bfloat16) {
   if (rows == 0) return;
   sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group),
-                  at<const float>(x), rows, thin(left, right, rank), {at<void>(y), to_bfloat16});
+                  rows_at(x, is_bfloat16), rows, thin(left, right, rank), {at<void>(y), to_bfloat16});
 }
 
 void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group,
-              uintptr_t g, int64_t rows, int limbs, uintptr_t dx, uintptr_t left, uintptr_t right, int64_t rank) {
+              uintptr_t g, int64_t rows, int limbs, uintptr_t dx, uintptr_t left, uintptr_t right, int64_t rank,
+              bool to_bfloat16, bool is_bfloat16) {
   if (rows == 0) return;
   if (limbs != 1 && limbs != 2)
     throw std::invalid_argument("limbs=" + std::to_string(limbs) + ": 1 and 2 exist");
-  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group), at<const float>(g), rows,
-                   limbs, thin(left, right, rank), {at<void>(dx), false});
+  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group), rows_at(g, is_bfloat16), rows,
+                   limbs, thin(left, right, rank), {at<void>(dx), to_bfloat16});
 }
 
 void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows, uintptr_t codes) {
@@ -72,8 +75,6 @@ void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows,
                                 std::to_string(n));
   sterna::unpack(w, first, rows, at<int8_t>(codes));
 }
-
-sterna::Rows rows_at(uintptr_t address, bool is_bfloat16) { return {at<const void>(address), is_bfloat16}; }
 
 const float* optional(uintptr_t address) { return reinterpret_cast<const float*>(address); }
 
@@ -292,10 +293,11 @@ NB_MODULE(_native, m) {
   using namespace nb::literals;
   m.doc() = "Ternary products in C++; private to sterna_kernels.";
   m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "scales"_a, "group"_a, "x"_a,
-        "rows"_a, "y"_a, "left"_a = 0, "right"_a = 0, "rank"_a = 0, "to_bfloat16"_a = false,
+        "rows"_a, "y"_a, "left"_a = 0, "right"_a = 0, "rank"_a = 0, "to_bfloat16"_a = false, "is_bfloat16"_a = false,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "scales"_a, "group"_a, "g"_a,
-        "rows"_a, "limbs"_a, "dx"_a, "left"_a = 0, "right"_a = 0, "rank"_a = 0, nb::call_guard<nb::gil_scoped_release>());
+        "rows"_a, "limbs"_a, "dx"_a, "left"_a = 0, "right"_a = 0, "rank"_a = 0, "to_bfloat16"_a = false,
+        "is_bfloat16"_a = false, nb::call_guard<nb::gil_scoped_release>());
   m.def("unpack", &unpack, "packed"_a, "n"_a, "k"_a, "first"_a, "rows"_a, "codes"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("rms_norm", &rms_norm, "x"_a, "is_bfloat16"_a, "w"_a, "eps"_a, "rows"_a, "length"_a, "y"_a, "inverse"_a,

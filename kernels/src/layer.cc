@@ -25,10 +25,12 @@ class Fan {
       int64_t rows, const ReadRows& read)
       : layer_(layer), adapter_(adapter), first_(*linears.begin()), rows_(rows), left_(room(linears)),
         input_(v, rows, length(), [&](int64_t m, int64_t count, float* room_for_them) {
-          const float* x = read(m, count, room_for_them);
+          Rows x = read(m, count, room_for_them);
           for (const Layer::Linear which : linears) {
             const LowRank& low = adapter_[which];
-            if (low.rank > 0) lower(x, count, length(), low.a, low.rank, left(which) + m * low.rank);
+            if (low.rank == 0) continue;
+            x = widened(x, count * length(), room_for_them);
+            lower(x.floats(), count, length(), low.a, low.rank, left(which) + m * low.rank);
           }
           return x;
         }) {}
@@ -80,25 +82,14 @@ class Fan {
   const Input input_;
 };
 
-const void* row_of(Rows rows, int64_t m, int64_t length) {
-  const int64_t bytes = rows.is_bfloat16 ? sizeof(Bfloat16) : sizeof(float);
-  return static_cast<const char*>(rows.data) + m * length * bytes;
-}
-
-// Rows as they are in float32 or, with the weight `w`, normed.
+// Rows as they are or, with the weight `w`, normed.
 ReadRows reading(Rows x, int64_t length, const float* w, float eps) {
   return [=](int64_t m, int64_t count, float* room) {
-    const void* first = row_of(x, m, length);
-    if (w != nullptr) {
-      float inverse;
-      for (int64_t r = 0; r < count; ++r)
-        rms_norm({row_of(x, m + r, length), x.is_bfloat16}, w, eps, 1, length, room + r * length, &inverse);
-    } else if (x.is_bfloat16) {
-      read_row({first, true}, count * length, room);
-    } else {
-      return static_cast<const float*>(first);
-    }
-    return static_cast<const float*>(room);
+    if (w == nullptr) return x.from(m * length);
+    float inverse;
+    for (int64_t r = 0; r < count; ++r)
+      rms_norm(x.from((m + r) * length), w, eps, 1, length, room + r * length, &inverse);
+    return Rows{room, false};
   };
 }
 

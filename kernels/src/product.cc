@@ -9,63 +9,14 @@
 namespace sterna {
 namespace {
 
-constexpr float kActivationFloor = 1e-5f;        // BitNet b1.58
-constexpr float kGradientFloor = 0x1p-100f;      // keeps 127 * 256 / floor finite, floor / (127 * 256) normal
 constexpr int64_t kActivationBytes = 1 << 20;    // quantised rows that a second-level cache holds
-constexpr int64_t kStreamedElements = 1 << 18;   // 1 MiB of results leave the cache before they are read
+constexpr int64_t kStreamedBytes = 1 << 20;      // so many of results leave the cache before they are read
 constexpr int64_t kGemvBlocks = 4;               // rows of blocks a thread takes at once
 constexpr int64_t kMostPanelColumns = 64;        // of any variant
-constexpr int64_t kQuantiseRows = 8;
-constexpr int64_t kQuantiseWork = 32;  // an element costs about as much as this many multiplications
 
-// Of the calling thread, then those of matrices with groups.
-thread_local Scratch activations_scratch, sums_scratch, steps_scratch, factors_scratch, up_factors_scratch;
-thread_local Scratch grouped_scratch, grouped_sums_scratch, column_scratch;
-thread_local Scratch panel_scratch, part_scratch, total_scratch, rows_scratch;  // of each thread that works
-
-struct Activations {
-  const int8_t* codes;
-  const int32_t* sums;
-  const float* factors;
-  int64_t depth;
-};
-
-// What the quantised rows of a product are.
-struct RowKind {
-  float floor;
-  int limbs;
-  bool is_stochastic;
-};
-constexpr RowKind kActivationRows = {kActivationFloor, 1, false};
-
-// The rows as `read` gives them; the factors are the steps alone.
-Activations quantise(const Variant& v, int64_t tile, int64_t rows, int64_t length, const RowKind& kind,
-                     const ReadRows& read) {
-  const int64_t depth = round_up(length, kBlockColumns), limbs = kind.limbs;
-  int8_t* codes = activations_scratch.get<int8_t>(round_up(rows * limbs, tile) * depth);
-  int32_t* sums = sums_scratch.get<int32_t>(rows * limbs);
-  float* steps = steps_scratch.get<float>(rows);
-  const auto start = [&](int64_t limb_row) {
-    return codes + limb_row / tile * tile * depth + limb_row % tile * kBlockColumns;
-  };
-  for_each_item(ceil_div(rows, kQuantiseRows), rows * length * kQuantiseWork, [&](int64_t item) {
-    const int64_t first = item * kQuantiseRows, count = std::min(rows - first, kQuantiseRows);
-    const float* x = read(first, count, rows_scratch.get<float>(kQuantiseRows * length));
-    for (int64_t m = first; m < first + count; ++m, x += length) {
-      v.quantise_row({x, length, depth, kind.floor, kind.limbs, start(m * limbs),
-                      start(m * limbs + limbs - 1), tile * kBlockColumns, sums + m * limbs, steps + m,
-                      kind.is_stochastic, m});
-    }
-  });
-  return {codes, sums, steps, depth};
-}
-
-// The same for a product with a matrix of this scale.
-Activations scaled(const Activations& a, int64_t rows, float scale, Scratch& scratch) {
-  float* factors = scratch.get<float>(rows);
-  std::transform(a.factors, a.factors + rows, factors, [scale](float step) { return step * scale; });
-  return {a.codes, a.sums, factors, a.depth};
-}
+// Of the calling thread.
+thread_local Scratch factors_scratch, up_factors_scratch, column_scratch;
+thread_local Scratch panel_scratch, part_scratch, total_scratch;  // of each thread that works
 
 // A group of columns of W: those columns alone, without scales of their own.
 Weights slice(const Weights& w, int64_t group) {
@@ -74,46 +25,6 @@ Weights slice(const Weights& w, int64_t group) {
   part.row_blocks = w.row_blocks;
   return part;
 }
-
-// Rows of one limb, group after group of columns of W: each group is laid out as if it were all there is, so that
-// the variants know nothing of groups.
-class GroupedActivations {
- public:
-  GroupedActivations(const Activations& a, int64_t tile, int64_t rows, int64_t group)
-      : a_(a), rows_(rows), padded_rows_(round_up(rows, tile)), group_(group),
-        codes_(grouped_scratch.get<int8_t>(padded_rows_ * a.depth)),
-        sums_(grouped_sums_scratch.get<int32_t>(rows * ceil_div(a.depth, group))) {
-    for_each_item(padded_rows_ / tile, rows * a.depth, [&](int64_t item) {
-      const int8_t* from = a.codes + item * tile * a.depth;
-      const int64_t end = std::min(rows, (item + 1) * tile);
-      for (int64_t first = 0; first < a.depth; first += group) {
-        const int64_t depth = std::min(group, a.depth - first);
-        int8_t* to = codes_ + padded_rows_ * first + item * tile * depth;
-        std::copy_n(from + tile * first, tile * depth, to);
-        for (int64_t m = item * tile; m < end; ++m) {
-          int32_t sum = 0;
-          for (int64_t d = 0; d < depth; d += kBlockColumns) {
-            const int8_t* chunk = to + d * tile + m % tile * kBlockColumns;
-            for (int64_t i = 0; i < kBlockColumns; ++i) sum += chunk[i];
-          }
-          sums_[first / group * rows + m] = sum;
-        }
-      }
-    });
-  }
-
-  // Of one group; the factors are the rows', because a row is quantised as a whole.
-  Activations of(int64_t group) const {
-    const int64_t first = group * group_;
-    return {codes_ + padded_rows_ * first, sums_ + group * rows_, a_.factors, std::min(group_, a_.depth - first)};
-  }
-
- private:
-  const Activations a_;
-  const int64_t rows_, padded_rows_, group_;
-  int8_t* const codes_;
-  int32_t* const sums_;
-};
 
 // Adds one group's part of `count` results, times the group's scales of their rows of W, to those of the groups
 // before it.
@@ -138,13 +49,15 @@ struct Target {
   int64_t columns;  // from one row of the result, and of thin.right, to the next
 
   int64_t element_bytes() const { return out.is_bfloat16 ? 2 : 4; }
-  bool takes_results_as_they_are() const { return thin.rank == 0 && !out.is_bfloat16 && !out.is_added; }
+  // From what gives float32 alone or, `in_bfloat16`, both.
+  bool takes_results_as_they_are(bool in_bfloat16) const {
+    return thin.rank == 0 && !out.is_added && (in_bfloat16 || !out.is_bfloat16);
+  }
   bool is_on_lines() const {
     return reinterpret_cast<uintptr_t>(out.data) % 64 == 0 && columns * element_bytes() % 64 == 0;
   }
-  float* floats(int64_t row, int64_t column) const {
-    return static_cast<float*>(out.data) + row * columns + column;
-  }
+  float* floats() const { return out.is_bfloat16 ? nullptr : static_cast<float*>(out.data); }
+  Bfloat16* halves() const { return out.is_bfloat16 ? static_cast<Bfloat16*>(out.data) : nullptr; }
 
   // What begins at this row and column.
   Target from(int64_t row, int64_t column) const {
@@ -182,19 +95,40 @@ void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const 
   const int64_t chunk = chunk_of(rows, a.depth, limbs);
   const int64_t chunks = ceil_div(rows, chunk);
   const bool scales_follow = is_forward && w.scales != nullptr;
-  const bool is_plain = !scales_follow && to.takes_results_as_they_are();
-  const bool streams = to.is_on_lines() && !to.out.is_added && rows * to.columns >= kStreamedElements;
-  for_each_item(chunks * panels, rows * limbs * w.n * w.k, [&](int64_t item) {
-    const int64_t m0 = item / panels * chunk, c0 = item % panels * width;
-    const int64_t m = std::min(chunk, rows - m0), c = std::min(width, columns - c0);
+  const bool is_plain = !scales_follow && to.takes_results_as_they_are(v.has_bfloat16);
+  const bool streams =
+      to.is_on_lines() && !to.out.is_added && rows * to.columns * to.element_bytes() >= kStreamedBytes;
+  const auto multiply = [&](int64_t m0, int64_t c0, float* out, Bfloat16* narrow_out, int64_t stride, bool is_past,
+                            const Bfloat16* beside) {
     uint8_t* codes = panel_scratch.get<uint8_t>(a.depth * width);
-    const bool is_done = is_plain && c == width;
-    float* part = is_done ? to.floats(m0, c0) : part_scratch.get<float>(m * width);
-    if (to.out.is_added) expect(to.from(m0, c0), m, c);
     // m0 is a multiple of 16, so it starts a tile.
     v.multiply({w, is_forward, c0, codes, a.codes + m0 * limbs * a.depth, a.sums + m0 * limbs, a.factors + m0,
-                m, a.depth, limbs, part, is_done ? to.columns : width, is_done && streams});
-    if (!is_done) to.from(m0, c0).take(part, width, m, c, scales_follow ? w.scales + c0 : nullptr, streams);
+                std::min(chunk, rows - m0), a.depth, limbs, out, stride, is_past, narrow_out, beside});
+  };
+  const auto multiply_panel = [&](int64_t m0, int64_t c0, const Bfloat16* beside) {
+    const int64_t m = std::min(chunk, rows - m0), c = std::min(width, columns - c0);
+    const Target here = to.from(m0, c0);
+    if (to.out.is_added) expect(here, m, c);
+    if (is_plain && c == width) {
+      multiply(m0, c0, here.floats(), here.halves(), to.columns, streams, beside);
+    } else {
+      float* part = part_scratch.get<float>(m * width);
+      multiply(m0, c0, part, nullptr, width, false, nullptr);
+      here.take(part, width, m, c, scales_follow ? w.scales + c0 : nullptr, streams);
+    }
+  };
+  // Past the caches go two cache lines of a row at a time: panels that have one wait for each other.
+  const bool in_pairs = is_plain && streams && to.out.is_bfloat16 && width == 32;
+  const int64_t items = in_pairs ? ceil_div(panels, 2) : panels;
+  for_each_item(chunks * items, rows * limbs * w.n * w.k, [&](int64_t item) {
+    const int64_t m0 = item / items * chunk, c0 = item % items * width * (in_pairs ? 2 : 1);
+    if (!in_pairs || c0 + 2 * width > columns) {
+      multiply_panel(m0, c0, nullptr);
+      return;
+    }
+    Bfloat16* waiting = part_scratch.get<Bfloat16>(std::min(chunk, rows - m0) * width);
+    multiply(m0, c0, nullptr, waiting, width, false, nullptr);
+    multiply_panel(m0, c0 + width, waiting);
   });
 }
 
@@ -228,11 +162,11 @@ void multiply_few(const Variant& v, const Weights& w, const Activations& a, int6
     const int64_t nb = item * kGemvBlocks, count = std::min(kGemvBlocks, blocks - nb);
     const int64_t first = nb * kBlockRows, columns = std::min(w.n - first, count * kBlockRows);
     const float* scales = w.scales != nullptr ? w.scales + first : nullptr;
-    const bool is_done = scales == nullptr && columns == count * kBlockRows && to.takes_results_as_they_are();
+    const bool is_done = scales == nullptr && columns == count * kBlockRows && to.takes_results_as_they_are(false);
     float part[kGemvBlocks * kBlockRows];
     for (int64_t m = 0; m < rows; ++m) {
       v.gemv({w.block(nb, 0), count, w.k_blocks(), a.codes + m * a.depth, a.sums[m], a.factors[m],
-              is_done ? to.floats(m, first) : part});
+              is_done ? to.from(m, first).floats() : part});
       if (!is_done) to.from(m, first).take(part, columns, 1, columns, scales);
     }
   });
@@ -317,9 +251,9 @@ void forward(const Weights& w, const Input& x, const Thin& thin, Result y) {
   }
 }
 
-void forward(const Variant& v, const Weights& w, const float* x, int64_t rows, const Thin& thin, Result y) {
+void forward(const Variant& v, const Weights& w, Rows x, int64_t rows, const Thin& thin, Result y) {
   if (rows == 0) return;
-  forward(w, Input(v, rows, w.k, [=](int64_t m, int64_t, float*) { return x + m * w.k; }), thin, y);
+  forward(w, Input(v, rows, w.k, [=](int64_t m, int64_t, float*) { return x.from(m * w.k); }), thin, y);
 }
 
 void forward_gated(const Weights& gate, const Weights& up, Activation act, const Input& x, const Thin& gate_thin,
@@ -355,18 +289,16 @@ void forward_turned(const Weights& w, const Input& x, const Thin& thin, const An
   });
 }
 
-void backward(const Variant& v, const Weights& w, const float* g, int64_t rows, int limbs, const Thin& thin,
-              Result dx) {
+void backward(const Variant& v, const Weights& w, Rows g, int64_t rows, int limbs, const Thin& thin, Result dx) {
   if (rows == 0) return;
-  // Small elements beside a large one would all round to zero: by chance the sum of many comes out right.
-  const RowKind kind = {kGradientFloor, limbs, limbs == 1};
   const auto multiply = [&](const Weights& part, const float* scales, const Target& to) {
-    const auto a = quantise(v, v.tile_rows, rows, w.n, kind, [=](int64_t m, int64_t count, float* room) {
-      const float* from = g + m * w.n;
+    const auto a = quantise(v, v.tile_rows, rows, w.n, gradient_rows(limbs), [=](int64_t m, int64_t count, float* room) {
+      const Rows from = g.from(m * w.n);
       if (scales == nullptr) return from;
+      const float* floats = widened(from, count * w.n, room).floats();
       for (int64_t at = 0; at < count * w.n; at += w.n)
-        std::transform(from + at, from + at + w.n, scales, room + at, std::multiplies<>());
-      return static_cast<const float*>(room);
+        std::transform(floats + at, floats + at + w.n, scales, room + at, std::multiplies<>());
+      return Rows{room, false};
     });
     multiply_panels(v, part, false, scaled(a, rows, w.scale, factors_scratch), rows, limbs, to);
   };

@@ -1,17 +1,12 @@
 // The two products, on any variant, and the weights as bytes.
 #pragma once
 
-#include <functional>
-
+#include "activations.h"
 #include "finish.h"
 #include "rows.h"
 #include "variant.h"
 
 namespace sterna {
-
-// Returns the rows [count][k] from m on of what goes into a product, and may write them to `room`, which takes as many.
-// Threads that work call it, once for each row, in any order.
-using ReadRows = std::function<const float*(int64_t m, int64_t count, float* room)>;
 
 // Rows [rows, k] of activations, quantised to int8 once for all the products that take them. They lie in memory of the
 // thread that made them, which has room for one such input at a time.
@@ -45,11 +40,11 @@ bool turns(const Weights&, const Input& x, int64_t size);
 void forward_turned(const Weights&, const Input& x, const Thin& thin, const Angles&, int64_t size, Result y);
 
 // y of rows x [rows, k] that no other product takes.
-void forward(const Variant&, const Weights&, const float* x, int64_t rows, const Thin& thin, Result y);
+void forward(const Variant&, const Weights&, Rows x, int64_t rows, const Thin& thin, Result y);
 
 // dx [rows, k] = g [rows, n] W, rows of g, times the scales of rows of W, quantised to `limbs` (1 or 2) int8
 // limbs; for each group of columns of W anew. `thin` is added last.
-void backward(const Variant&, const Weights&, const float* g, int64_t rows, int limbs, const Thin& thin, Result dx);
+void backward(const Variant&, const Weights&, Rows g, int64_t rows, int limbs, const Thin& thin, Result dx);
 
 // The weights -1, 0, +1 of the rows from `first`, [rows, k].
 void unpack(const Weights&, int64_t first, int64_t rows, int8_t* codes);

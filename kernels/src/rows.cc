@@ -294,8 +294,10 @@ void rotate_block(const float* first, const float* second, int64_t stride, int64
   }
 }
 
-void read_row(Rows x, int64_t length, float* y) {
-  typed(x, [&](auto from) { copy_row(from, length, y); });
+Rows widened(Rows x, int64_t count, float* room) {
+  if (!x.is_bfloat16) return x;
+  copy_row(x.halves(), count, room);
+  return {room, false};
 }
 
 void put_heads(Rows x, int64_t tokens, int64_t heads, int64_t size, int64_t capacity, int64_t first, float* room) {

@@ -8,12 +8,22 @@
 
 #include <cstdint>
 
+#include "bfloat16.h"
+
 namespace sterna {
 
 // [count][length], dense.
 struct Rows {
   const void* data;
   bool is_bfloat16;
+
+  const float* floats() const { return is_bfloat16 ? nullptr : static_cast<const float*>(data); }
+  const Bfloat16* halves() const { return is_bfloat16 ? static_cast<const Bfloat16*>(data) : nullptr; }
+
+  // What begins so many numbers further on.
+  Rows from(int64_t count) const {
+    return {static_cast<const char*>(data) + count * (is_bfloat16 ? 2 : 4), is_bfloat16};
+  }
 };
 
 inline constexpr int64_t kElementWork = 16;  // an element costs about as much as this many multiplications
@@ -55,8 +65,8 @@ void rotate(Rows x, const Angles&, float sign, int64_t tokens, int64_t heads, in
 void rotate_block(const float* first, const float* second, int64_t stride, int64_t rows, int64_t columns, const Angles&,
                   int64_t t0, int64_t i0, int64_t half, void* y, bool to_bfloat16, int64_t y_stride);
 
-// One row in float32.
-void read_row(Rows x, int64_t length, float* y);
+// `count` numbers in float32: where they are or, from bfloat16, in `room`.
+Rows widened(Rows x, int64_t count, float* room);
 
 // Rows x [tokens][heads][size] become the rows from `first` on of each head in `room` [heads][capacity][size].
 void put_heads(Rows x, int64_t tokens, int64_t heads, int64_t size, int64_t capacity, int64_t first, float* room);

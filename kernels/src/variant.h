@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "bfloat16.h"
 #include "layout.h"
 
 namespace sterna {
@@ -36,6 +37,7 @@ struct QuantiseTask {
   float* step;           // what one unit stands for
   bool is_stochastic;    // round by chance, as `dither` below draws it; with one limb only
   int64_t row;           // number of the row, for that
+  const Bfloat16* narrow_x = nullptr;  // instead of x, for a variant that takes it
 };
 
 // The columns from `column` on of y = x W^T (columns count n) or of dx = g W (they count k). Columns beyond
@@ -55,6 +57,10 @@ struct PanelTask {
   float* out;  // [rows][panel_columns]
   int64_t out_stride;
   bool streams;  // the whole result is larger than the caches and lies on cache lines: write past them
+  Bfloat16* narrow_out = nullptr;  // instead of out, for a variant that gives it; rounded as `store` rounds
+  // With those of the panel before this one, [rows][panel_columns], which go with these: a store past the caches
+  // costs the same for one cache line of a page as for two.
+  const Bfloat16* beside = nullptr;
 };
 
 // How far ahead of their use, in bytes, gemv asks for packed weights: a core alone does not keep enough reads
@@ -93,6 +99,7 @@ struct Variant {
   void (*quantise_row)(const QuantiseTask&);
   void (*multiply)(const PanelTask&);
   void (*gemv)(const GemvTask&);
+  bool has_bfloat16 = false;  // quantise_row takes it and multiply gives it
 };
 
 extern const Variant kScalar;

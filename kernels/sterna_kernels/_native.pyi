@@ -16,6 +16,7 @@ def forward(
     right: int = 0,
     rank: int = 0,
     to_bfloat16: bool = False,
+    is_bfloat16: bool = False,
 ) -> None: ...
 def backward(
     packed: int,
@@ -31,6 +32,8 @@ def backward(
     left: int = 0,
     right: int = 0,
     rank: int = 0,
+    to_bfloat16: bool = False,
+    is_bfloat16: bool = False,
 ) -> None: ...
 def unpack(packed: int, n: int, k: int, first: int, rows: int, codes: int) -> None: ...
 def rms_norm(

@@ -35,7 +35,7 @@ _FP32_ROWS = 512
 def ternary_linear(x: Tensor, w: TernaryMatrix, *, backward: Backward = DEFAULT_BACKWARD) -> Tensor:
     """y = x W^T with per-row int8 activations; gradients flow to x, as if nothing had been rounded.
 
-    Shapes: x [..., K], y [..., N], in the dtype of x (float32; bfloat16 and float16 are converted).
+    Shapes: x [..., K], y [..., N], in the dtype of x (float32 or bfloat16; float16 is converted).
 
     Args:
         backward: how the gradient of y is held: "int8" one limb, rounded by chance, "int8x2" two (15 bits),
@@ -129,28 +129,37 @@ def _forward_cpu(
     x: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int, backward: str
 ) -> Tensor:
     _check_rows(x, "x", k)
-    rows = x.float().contiguous()
+    rows, is_narrow = _readable(x)
     y = rows.new_empty((*x.shape[:-1], n))
     at, count = 0 if scales is None else scales.data_ptr(), rows.numel() // k
-    _native.forward(packed.data_ptr(), n, k, scale, at, group, rows.data_ptr(), count, y.data_ptr())
-    return y if x.dtype is torch.float32 else y.to(x.dtype)
+    weights = (packed.data_ptr(), n, k, scale, at, group)
+    _native.forward(*weights, rows.data_ptr(), count, y.data_ptr(), 0, 0, 0, is_narrow, is_narrow)
+    return y if y.dtype is x.dtype else y.to(x.dtype)
 
 
 def _backward_cpu(
     g: Tensor, packed: Tensor, n: int, k: int, scale: float, scales: Tensor | None, group: int, backward: str
 ) -> Tensor:
     _check_rows(g, "g", n)
-    rows = g.float().contiguous()
     if backward == "fp32":
-        dx = differentiated_fp32(rows.reshape(-1, n), packed, n, k, scale, scales, group or k)
-        dx = dx.reshape((*g.shape[:-1], k))
+        rows = g.float().reshape(-1, n)
+        dx = differentiated_fp32(rows, packed, n, k, scale, scales, group or k).reshape((*g.shape[:-1], k))
     else:
+        rows, is_narrow = _readable(g)
         dx = rows.new_empty((*g.shape[:-1], k))
         count, limbs = rows.numel() // n, 1 if backward == "int8" else 2
         at = 0 if scales is None else scales.data_ptr()
         weights = (packed.data_ptr(), n, k, scale, at, group)
-        _native.backward(*weights, rows.data_ptr(), count, limbs, dx.data_ptr())
-    return dx if g.dtype is torch.float32 else dx.to(g.dtype)
+        _native.backward(
+            *weights, rows.data_ptr(), count, limbs, dx.data_ptr(), 0, 0, 0, is_narrow, is_narrow
+        )
+    return dx if dx.dtype is g.dtype else dx.to(g.dtype)
+
+
+def _readable(x: Tensor) -> tuple[Tensor, bool]:
+    """Contiguous rows as the kernels read them, and whether they are in bfloat16."""
+    is_narrow = x.dtype is torch.bfloat16
+    return (x if is_narrow else x.float()).contiguous(), is_narrow
 
 
 def differentiated_fp32(

@@ -160,6 +160,27 @@ def test_leading_dimensions_stay(matrix, leading, backward):
     assert x.grad.shape == x.shape
 
 
+# One row; a few; more than a panel; results that leave past the caches, from an odd number of panels.
+@pytest.mark.parametrize("shape", [(1, 40, 70), (5, 40, 70), (40, 96, 700), (270, 2080, 70)])
+@pytest.mark.parametrize("scales", [None, "rows", "groups"])
+def test_bfloat16_rows_give_the_float32_results_rounded_once(variant, rng, shape, scales):
+    m, n, k = shape
+    codes = rng.integers(-1, 2, (n, k), dtype=np.int8)
+    each = None if scales is None else rng.uniform(0.1, 2, n if scales == "rows" else (n, -(-k // 64)))
+    given = {} if each is None else {f"{scales[:-1]}_scales": each.astype(np.float32)}
+    w = TernaryMatrix.from_codes(codes, 0.37, **given, **({"group_size": 64} if scales == "groups" else {}))
+    x, g = (torch.from_numpy(rng.standard_normal((m, side), np.float32)).bfloat16() for side in (k, n))
+    x[m // 2, k // 2] = torch.nan
+    x[-1] *= 1e-30
+    for limbs in ("int8", "int8x2"):
+        ours, wide = x.clone().requires_grad_(), x.float().requires_grad_()
+        y, expected = ternary_linear(ours, w, backward=limbs), ternary_linear(wide, w, backward=limbs)
+        y.backward(g)
+        expected.backward(g.float())
+        torch.testing.assert_close(y, expected.bfloat16(), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(ours.grad, wide.grad.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_converted_and_returned(matrix, dtype):
     x = torch.randn(5, 130).to(dtype).requires_grad_()

@@ -1,9 +1,9 @@
 """How fast the ternary products are, beside torch and llama.cpp, and as a share of what the machine allows.
 
-One thread, float32 in and out; times of ternary products hold everything: quantisation, unpacking, product,
-scale. Results go where results have been before, for every system: the pages of new memory are not a
-product's affair, and a training process keeps its own. Weights are warm in the cache for products (one matrix
-again and again), cold for decoding (layers of distinct ones).
+One thread, float32 in and out or, like torch's own, bfloat16; times of ternary products hold everything:
+quantisation, unpacking, product, scale. Results go where results have been before, for every system: the
+pages of new memory are not a product's affair, and a training process keeps its own. Weights are warm in the
+cache for products (one matrix again and again), cold for decoding (layers of distinct ones).
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ import sterna_kernels
 from sterna.bench.dense import Product, torch_on_avx2, torch_seconds
 from sterna.bench.ggml import Ggml
 from sterna.bench.limits import STREAMS, instruction_limits, read_seconds
+from sterna.bench.shares import BFLOAT16
 from sterna.bench.timing import cpu_seconds, medians_in_turns, wall_seconds
-from sterna_kernels import TernaryMatrix, matmul, matmul_t, packed_nbytes
+from sterna_kernels import TernaryMatrix, _native, matmul, matmul_t, packed_nbytes
+from sterna_kernels._native import address
 from sterna_kernels.reference import Limbs
 
 LAYER = {(2560, 2560): 2, (640, 2560): 2, (6912, 2560): 2, (2560, 6912): 1}
@@ -34,6 +36,9 @@ LAYER = {(2560, 2560): 2, (640, 2560): 2, (6912, 2560): 2, (2560, 6912): 1}
 ROWS = (512, 64, 1)
 DIRECTIONS = ("forward", "backward", "backward x2")
 GGML = "llama TQ2_0"
+
+# They read and write bfloat16 themselves; the others convert.
+IN_BFLOAT16 = ("amx", "avx512vnni")
 
 Shape = tuple[int, int]
 Progress = Callable[[str], None]
@@ -119,27 +124,48 @@ def _products(variants: list[str], scope: Scope, ggml: Ggml | None, progress: Pr
                     if ggml is not None and product.is_forward:
                         theirs = ggml.product(*shape, rows)
                         systems[GGML] = partial(cpu_seconds, theirs, calls=product.calls)
-                    systems |= {name: partial(_ternary_seconds, name, w, product) for name in variants}
+                    for name in variants:
+                        systems[name] = partial(_ternary_seconds, name, w, product)
+                        if name in IN_BFLOAT16 and rows > 1:
+                            systems[name + BFLOAT16] = partial(
+                                _ternary_seconds, name, w, product, torch.bfloat16
+                            )
                     seconds = medians_in_turns(systems, scope.repeats)
                     gops = {name: product.operations / s / 1e9 for name, s in seconds.items()}
                     figures.append(Figure(product, gops))
     return figures
 
 
-def _ternary_seconds(variant: str, w: TernaryMatrix, product: Product) -> float:
+def _ternary_seconds(
+    variant: str, w: TernaryMatrix, product: Product, dtype: torch.dtype = torch.float32
+) -> float:
     sterna_kernels.use_variant(variant)
-    return cpu_seconds(_call(w, product), calls=product.calls)
+    return cpu_seconds(_call(w, product, dtype), calls=product.calls)
 
 
-def _call(w: TernaryMatrix, product: Product) -> Callable[[], object]:
+def _call(w: TernaryMatrix, product: Product, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
     width = product.k if product.is_forward else product.n
     a = np.random.default_rng(1).standard_normal((product.rows, width), np.float32)
     limbs: Limbs = 2 if product.direction == "backward x2" else 1
+    if dtype is torch.bfloat16:
+        return _narrow_call(w, product, torch.from_numpy(a).bfloat16(), limbs)
     if product.is_forward:
         y = matmul(a, w)
         return lambda: matmul(a, w, out=y)
     dx = matmul_t(a, w, limbs=limbs)
     return lambda: matmul_t(a, w, limbs=limbs, out=dx)
+
+
+def _narrow_call(
+    w: TernaryMatrix, product: Product, rows: torch.Tensor, limbs: Limbs
+) -> Callable[[], object]:
+    """What the torch operators call, which have no place for results."""
+    y = torch.zeros(product.rows, product.n if product.is_forward else product.k, dtype=rows.dtype)
+    weights = (address(w.packed), *w.shape, w.scale, 0, 0)
+    is_narrow = {"to_bfloat16": True, "is_bfloat16": True}
+    if product.is_forward:
+        return lambda: _native.forward(*weights, rows.data_ptr(), product.rows, y.data_ptr(), **is_narrow)
+    return lambda: _native.backward(*weights, rows.data_ptr(), product.rows, limbs, y.data_ptr(), **is_narrow)
 
 
 def _decode(variants: list[str], scope: Scope, ggml: Ggml | None) -> dict[str, float]:
