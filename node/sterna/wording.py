@@ -28,6 +28,11 @@ def refusal(name: str, error: ValidationError) -> str:
     return f"{name} {_shown(detail['input'])}: {words.format(**limits)}"
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 peer", "2 peers"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _shown(value: object) -> str:
     """As it was typed, where that can be read."""
     text = str(value)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sterna.app.chat import ChatOptions, Conversation, open_conversation
-from sterna.cli.output import MAX_SEED, HomeOption, JsonFlag, console, emit
+from sterna.cli.output import MAX_SEED, HomeOption, JsonFlag, console, emit, notices
 
 
 def chat(
@@ -43,6 +43,8 @@ async def _talk(options: ChatOptions, home: HomeOption, prompt: str | None, as_j
     async with open_conversation(options, home) as conversation:
         if prompt is not None or not sys.stdin.isatty():
             text = prompt if prompt is not None else sys.stdin.read()
+            if not as_json:
+                notices.print(conversation.model)
             await _answer(conversation, text, as_json)
             return
         console.print(f"{conversation.model}. Ctrl-D ends.")

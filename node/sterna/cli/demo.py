@@ -17,6 +17,7 @@ from sterna.app.demo.samples import sample_texts
 from sterna.app.demo.table import live_table, loss_table
 from sterna.cli.output import JsonFlag, console, emit, notices
 from sterna.errors import ConfigError
+from sterna.wording import counted
 
 MIN_PEERS = 3
 MAX_PEERS = 8
@@ -111,7 +112,8 @@ def print_summary(result: dict[str, Any], console: Console) -> None:
     """Print a report as a person reads it."""
     for entry in result["rounds"]:
         console.print(
-            f"round {entry['round']}: {entry['slate_size']} deltas merged, {entry['signatures']} signatures, "
+            f"round {entry['round']}: {counted(entry['slate_size'], 'delta')} merged, "
+            f"{counted(entry['signatures'], 'signature')}, "
             f"adapter {entry['adapter_digest'][:16]}, {entry['seconds']:.0f} s"
         )
     digests = {peer["adapter_digest"] for peer in result["peers"]}

@@ -14,6 +14,7 @@ from sterna.app.node import NodeOptions, join_swarm, resume_swarm
 from sterna.app.running import Display
 from sterna.cli.output import MAX_SEED, HomeOption, JsonFlag, console, emit
 from sterna.swarm.gate import DEFAULT_TOLERANCE
+from sterna.wording import counted
 
 DataOption = Annotated[
     Path,
@@ -124,7 +125,7 @@ async def _until_signal(node: Coroutine[Any, Any, None]) -> None:
 
 def waiting_line(peers: int, min_deltas: int) -> str:
     """Why no round ends, for a person."""
-    more = "1 more peer" if peers == 1 else f"{peers} more peers"
+    more = counted(peers, "more peer")
     return f"for {more}: a round is merged from the deltas of {min_deltas} or more"
 
 

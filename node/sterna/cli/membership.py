@@ -8,6 +8,7 @@ import typer
 
 from sterna.app import membership
 from sterna.cli.output import HomeOption, JsonFlag, console, emit
+from sterna.wording import counted
 
 
 def invite(
@@ -28,7 +29,7 @@ def invite(
     if as_json:
         emit(made)
         return
-    peers = "1 peer" if uses == 1 else f"{uses} peers"
+    peers = counted(uses, "peer")
     console.print(f"Lets {peers} in, up to round {made['last_round']}:\n")
     console.print(f"  sterna join {made['ticket']} --data FILE\n")
 

@@ -11,6 +11,7 @@ import typer
 from sterna.app.light import Format, pull_adapter
 from sterna.cli.join import TicketArgument
 from sterna.cli.output import JsonFlag, console, emit, notices
+from sterna.wording import counted
 
 
 def pull(
@@ -39,6 +40,7 @@ def pull(
         emit(pulled)
         return
     console.print(
-        f"round {pulled['round']}, {pulled['signatures']} signatures, adapter {pulled['adapter_digest']}\n"
+        f"round {pulled['round']}, {counted(pulled['signatures'], 'signature')}, "
+        f"adapter {pulled['adapter_digest']}\n"
         f"written to {pulled['path']}",
     )

@@ -52,6 +52,15 @@ def test_a_pulled_adapter_answers_over_the_base_it_names(
     assert answer(capsys, "--base", "tiny")["answer"] != found["answer"]
 
 
+@pytest.mark.real
+@pytest.mark.slow
+def test_who_answers_is_said_beside_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chat", "--prompt", "a tern", "--base", "tiny", "--max-tokens", "4"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == f"base {TINY.name}, no adapter\n"
+    assert TINY.name not in printed.out
+
+
 def test_a_base_that_is_not_here_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = adapter(tmp_path / "adapter", "huge")
     assert run(["chat", "--adapter", str(folder), "--prompt", "x"]) == 2
