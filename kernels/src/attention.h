@@ -29,13 +29,13 @@ struct Sequence {
   [[gnu::always_inline]] int64_t padded_keys() const { return round_up(keys, kKeyStep); }
 };
 
-// kKeyStep keys and values from `first` on of one kv head, to where that head's tiles are,
-// [padded_keys / 16][size / 32] of keys and [size / 32][padded_keys / 32][2] of values, 1 KiB each.
+// kKeyStep rows from `first` on of rows [count][size], `stride` apart, to where the tiles of all of them are, 1 KiB each;
+// zeros behind the last. Either may be null.
 struct PackTask {
-  const Sequence& sequence;
-  int64_t kv_head, first;
-  uint8_t* key_tiles;
-  uint8_t* value_tiles;
+  const Bfloat16* rows;
+  int64_t stride, count, size, first;
+  uint8_t* across;  // [count / 16][size / 32], rows are columns of tiles
+  uint8_t* along;   // [size / 32][count / 32][2], rows are their depth
 };
 
 struct AttendTask {
@@ -47,10 +47,13 @@ struct AttendTask {
   Bfloat16* weights;  // the same
 };
 
+struct AttentionGradientKernels;
+
 struct AttentionKernels {
   bool (*runs_here)();
   void (*pack)(const PackTask&);
   void (*attend)(const AttendTask&);
+  const AttentionGradientKernels& gradient;
 };
 
 #ifdef STERNA_X86
@@ -58,10 +61,9 @@ extern const AttentionKernels kAttentionAmx;
 extern const AttentionKernels kAttentionAmxEmulated;
 #endif
 
-// Whether this variant has an attention of its own, for heads of this size.
-bool attends(const Variant&, int64_t size);
+// What this variant has of its own, for heads of this size; null for nothing.
+const AttentionKernels* attention_of(const Variant&, int64_t size);
 
-// Where it has.
-void attend_many(const Variant&, const Sequence&);
+void attend_many(const AttentionKernels&, const Sequence&);
 
 }  // namespace sterna

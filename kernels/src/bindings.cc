@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "attention_gradient.h"
 #include "ceilings.h"
 #include "dispatch.h"
 #include "int8.h"
@@ -132,20 +133,45 @@ void put_heads(uintptr_t x, bool is_bfloat16, int64_t sequences, int64_t tokens,
                       at<float>(room) + s * heads * capacity * size);
 }
 
-// Of bfloat16 sequences one after the other. False, and nothing is done, where there is no attention for them.
-bool attend(uintptr_t q, uintptr_t k, uintptr_t v, int64_t sequences, int64_t queries, int64_t keys, int64_t heads,
-            int64_t kv_heads, int64_t size, uintptr_t y) {
-  using sterna::Bfloat16;
-  const sterna::Variant& variant = sterna::variant_in_use();
-  if (!sterna::attends(variant, size)) return false;
+using sterna::Bfloat16;
+
+bool attends(int64_t size) { return sterna::attention_of(sterna::variant_in_use(), size) != nullptr; }
+
+// Calls body(sequence, what lies before its queries, before its keys) for bfloat16 sequences one after the other. False,
+// and nothing is done, where there is no attention for them.
+template <class Body>
+bool for_each_sequence(uintptr_t q, uintptr_t k, uintptr_t v, int64_t sequences, int64_t queries, int64_t keys,
+                       int64_t heads, int64_t kv_heads, int64_t size, Body body) {
+  const sterna::AttentionKernels* attention = sterna::attention_of(sterna::variant_in_use(), size);
+  if (attention == nullptr) return false;
   if (kv_heads < 1 || heads % kv_heads != 0 || queries > keys)
     throw std::invalid_argument("heads must be a multiple of kv_heads, and keys as many as queries at least");
   const int64_t one = queries * heads * size, other = keys * kv_heads * size;
   for (int64_t s = 0; s < sequences; ++s)
-    sterna::attend_many(variant, {at<const Bfloat16>(q) + s * one, at<const Bfloat16>(k) + s * other,
-                                  at<const Bfloat16>(v) + s * other, at<Bfloat16>(y) + s * one, queries, keys, heads,
-                                  kv_heads, size});
+    body(*attention,
+         sterna::Sequence{at<const Bfloat16>(q) + s * one, at<const Bfloat16>(k) + s * other,
+                          at<const Bfloat16>(v) + s * other, nullptr, queries, keys, heads, kv_heads, size},
+         s * one, s * other);
   return true;
+}
+
+bool attend(uintptr_t q, uintptr_t k, uintptr_t v, int64_t sequences, int64_t queries, int64_t keys, int64_t heads,
+            int64_t kv_heads, int64_t size, uintptr_t y) {
+  return for_each_sequence(q, k, v, sequences, queries, keys, heads, kv_heads, size,
+                           [&](const auto& attention, sterna::Sequence s, int64_t before, int64_t) {
+                             s.y = at<Bfloat16>(y) + before;
+                             sterna::attend_many(attention, s);
+                           });
+}
+
+bool attend_backward(uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t g, int64_t sequences, int64_t queries, int64_t keys,
+                     int64_t heads, int64_t kv_heads, int64_t size, uintptr_t dq, uintptr_t dk, uintptr_t dv) {
+  return for_each_sequence(q, k, v, sequences, queries, keys, heads, kv_heads, size,
+                           [&](const auto& attention, const sterna::Sequence& s, int64_t before, int64_t other) {
+                             sterna::attend_backward(attention, {s, at<const Bfloat16>(g) + before,
+                                                                 at<Bfloat16>(dq) + before, at<Bfloat16>(dk) + other,
+                                                                 at<Bfloat16>(dv) + other});
+                           });
 }
 
 // Of a matrix: packed, n, k, scale, scales, group. Of an adapter's linear: a, right, rank.
@@ -314,6 +340,9 @@ NB_MODULE(_native, m) {
         "first"_a, "room"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("attend", &attend, "q"_a, "k"_a, "v"_a, "sequences"_a, "queries"_a, "keys"_a, "heads"_a, "kv_heads"_a,
         "size"_a, "y"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("attends", &attends, "size"_a);
+  m.def("attend_backward", &attend_backward, "q"_a, "k"_a, "v"_a, "g"_a, "sequences"_a, "queries"_a, "keys"_a, "heads"_a,
+        "kv_heads"_a, "size"_a, "dq"_a, "dk"_a, "dv"_a, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<sterna::Layer>(m, "Layer");
   m.def("layer", &layer_of, "heads"_a, "kv_heads"_a, "head_size"_a, "act"_a, "eps"_a, "linears"_a,
         "norms"_a);

@@ -103,6 +103,22 @@ def attend(
     size: int,
     y: int,
 ) -> bool: ...
+def attends(size: int) -> bool: ...
+def attend_backward(
+    q: int,
+    k: int,
+    v: int,
+    g: int,
+    sequences: int,
+    queries: int,
+    keys: int,
+    heads: int,
+    kv_heads: int,
+    size: int,
+    dq: int,
+    dk: int,
+    dv: int,
+) -> bool: ...
 
 class Layer:
     pass

@@ -181,29 +181,6 @@ def put_heads(x: Tensor, room: Tensor, first: int) -> None:
     _native.put_heads(x.data_ptr(), rounded, b, t, kv_heads, size, capacity, first, room.data_ptr())
 
 
-def attend_in_place(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Put softmax(q k^T / sqrt(e) + causal) v in the place of ``q``; the last query sees the last key.
-
-    Shapes: q [b, t, h, e], k and v [b, c, kv, e] with h a multiple of kv.
-
-    Returns:
-        False, and nothing is done, where the variant in use has no attention of its own for such tensors: it
-        is AMX that has one, for bfloat16.
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    b, t, heads, size = q.shape
-    keys, kv_heads = k.shape[1:3]
-    fits = k.shape == v.shape == (b, keys, kv_heads, size) and t <= keys and heads % kv_heads == 0
-    if not fits:
-        raise ValueError(f"q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}")
-    if any(x.dtype is not torch.bfloat16 or not x.is_contiguous() for x in (q, k, v)):
-        return False
-    at = q.data_ptr()
-    return _native.attend(at, k.data_ptr(), v.data_ptr(), b, t, keys, heads, kv_heads, size, at)
-
-
 def _check(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = float32) -> None:
     if tensor.dtype is not dtype:
         raise TypeError(f"a tensor of {tensor.dtype}, {dtype} is needed")

@@ -1,19 +1,16 @@
-"""A layer in native calls gives the bits of its operations one by one; attention is near the exact one."""
+"""A layer in native calls gives the bits of its operations one by one."""
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-import sterna_kernels
 from sterna_kernels import TernaryMatrix
 from sterna_kernels.torch import ternary_linear
-from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, attend_in_place, put_heads
+from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, put_heads
 from sterna_kernels.torch_rows import gated, rms_norm, rotated
 
 EPS = 1e-5
 NO_ADAPTERS = [NO_ADAPTER] * len(LINEARS)
-with_attention = pytest.mark.parametrize("variant", ["amx", "amx-emulated"], indirect=True)
 
 
 class Shape:
@@ -183,60 +180,3 @@ def test_rows_of_heads_go_behind_those_that_are_there(rng):
     assert torch.equal(room, torch.cat([x, y.float()], 1).transpose(1, 2))
     with pytest.raises(ValueError, match="5 tokens from 5 on, there is room for 9"):
         put_heads(y, room, 5)
-
-
-@with_attention
-@pytest.mark.parametrize(
-    ("queries", "keys", "heads", "kv_heads", "size"),
-    [(1, 1, 1, 1, 32), (33, 33, 4, 2, 64), (40, 71, 2, 1, 96), (64, 64, 2, 2, 128), (5, 32, 3, 3, 32)],
-)
-def test_attention_is_the_exact_one_rounded_to_bfloat16(variant, rng, queries, keys, heads, kv_heads, size):
-    q = normal(rng, 2, queries, heads, size).to(torch.bfloat16)
-    k, v = (normal(rng, 2, keys, kv_heads, size).to(torch.bfloat16) for _ in range(2))
-    expected = exact_attention(q, k, v)
-    if not attend_in_place(q, k, v):
-        pytest.skip("this processor has tiles of int8 alone")
-    # Each weight is rounded to 2^-9 of itself, and so is the result: no more than that of the largest value.
-    assert (q.double() - expected).abs().max() <= 2**-8 * v.abs().max()
-
-
-def exact_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    q, k, v = (x.double().transpose(1, 2) for x in (q, k, v))
-    seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2)
-
-
-@with_attention
-def test_large_scores_leave_one_key_in_charge(variant, rng):
-    q = torch.full((1, 40, 1, 32), 100.0, dtype=torch.bfloat16)
-    k = normal(rng, 1, 40, 1, 32).to(torch.bfloat16)
-    v = normal(rng, 1, 40, 1, 32).to(torch.bfloat16)
-    expected = exact_attention(q, k, v)
-    if not attend_in_place(q, k, v):
-        pytest.skip("this processor has tiles of int8 alone")
-    assert (q.double() - expected).abs().max() <= 2**-8 * v.abs().max()
-
-
-@pytest.mark.parametrize(
-    ("size", "dtype"), [(40, torch.bfloat16), (32, torch.float32)], ids=["other size", "float32"]
-)
-def test_what_it_has_no_attention_for_is_left_as_it_is(variant, rng, size, dtype):
-    q, k, v = (normal(rng, 1, 8, 1, size).to(dtype) for _ in range(3))
-    before = q.clone()
-    assert not attend_in_place(q, k, v)
-    assert torch.equal(q, before)
-
-
-def test_variants_without_tiles_have_no_attention():
-    before = sterna_kernels.variant()
-    sterna_kernels.use_variant("scalar")
-    try:
-        assert not attend_in_place(*(torch.zeros(1, 8, 1, 32, dtype=torch.bfloat16) for _ in range(3)))
-    finally:
-        sterna_kernels.use_variant(before)
-
-
-def test_keys_of_other_heads_are_refused():
-    q, k = torch.zeros(1, 8, 3, 32, dtype=torch.bfloat16), torch.zeros(1, 8, 2, 32, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="q, k and v have shapes"):
-        attend_in_place(q, k, k[:, :4].contiguous())

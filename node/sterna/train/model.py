@@ -24,7 +24,8 @@ from sterna.train.linear import PlaneSum, frozen_linear
 from sterna.train.pages import release
 from sterna_kernels import variant
 from sterna_kernels.torch import Backward, TernaryLinear
-from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, LowRank, attend_in_place, put_heads
+from sterna_kernels.torch_attention import attend_in_place, attends, attention
+from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, FrozenLayer, LowRank, put_heads
 from sterna_kernels.torch_rows import (
     Keep,
     Shelf,
@@ -281,12 +282,14 @@ class Decoder:
         h, x = rms_norm_beside(h, layer.norms["attn_norm"], eps, keep=keep)
         q = rotated(linear("q", x).view(b, t, a.heads, a.head_size), pass_.cos, pass_.sin, dtype=dtype)
         k = rotated(linear("k", x).view(b, t, a.kv_heads, a.head_size), pass_.cos, pass_.sin, dtype=dtype)
-        q, k = q.transpose(1, 2), k.transpose(1, 2)
-        v = linear("v", x, to_bfloat16=dtype is torch.bfloat16)
-        v = v.view(b, t, a.kv_heads, a.head_size).transpose(1, 2)
-        if pass_.cache is not None:
-            k, v = pass_.cache.extended(number, k, v)
-        x = _attention(q, k, v).transpose(1, 2).reshape(b, t, a.heads * a.head_size)
+        v = linear("v", x, to_bfloat16=dtype is torch.bfloat16).view(b, t, a.kv_heads, a.head_size)
+        if pass_.cache is None and attends(q, k, v):
+            x = attention(q, k, v).view(b, t, a.heads * a.head_size)
+        else:
+            q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+            if pass_.cache is not None:
+                k, v = pass_.cache.extended(number, k, v)
+            x = _attention(q, k, v).transpose(1, 2).reshape(b, t, a.heads * a.head_size)
         x = rms_norm(x, layer.norms["attn_sub_norm"], eps, keep=keep) if a.sub_norms else x.float()
         # In place: no operator keeps what a linear gives for the backward pass.
         h = linear("o", x).add_(h)
