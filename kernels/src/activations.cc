@@ -16,6 +16,10 @@ thread_local Scratch rows_scratch;  // of each thread that works
 
 }  // namespace
 
+ReadRows rows_at(Rows x, int64_t length) {
+  return [=](int64_t m, int64_t, float*) { return x.from(m * length); };
+}
+
 Activations quantise(const Variant& v, int64_t tile, int64_t rows, int64_t length, const RowKind& kind,
                      const ReadRows& read) {
   const int64_t depth = round_up(length, kBlockColumns), limbs = kind.limbs;

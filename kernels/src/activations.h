@@ -13,6 +13,9 @@ namespace sterna {
 // in float32. Threads that work call it, once for each row, in any order.
 using ReadRows = std::function<Rows(int64_t m, int64_t count, float* room)>;
 
+// Rows that lie in memory, [..][length].
+ReadRows rows_at(Rows, int64_t length);
+
 // Rows as QuantiseTask describes them, in memory of the thread that made them.
 struct Activations {
   const int8_t* codes;

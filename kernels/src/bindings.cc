@@ -17,6 +17,7 @@
 #include "ceilings.h"
 #include "dispatch.h"
 #include "int8.h"
+#include "lower.h"
 #include "product.h"
 #include "rows.h"
 #include "token.h"
@@ -51,22 +52,35 @@ sterna::Thin thin(uintptr_t left, uintptr_t right, int64_t rank) {
 
 sterna::Rows rows_at(uintptr_t address, bool is_bfloat16) { return {at<const void>(address), is_bfloat16}; }
 
+// Rows whose products with `low` [rank][length] go to `left` on their way, unless it is 0.
+sterna::ReadRows reading(sterna::Rows x, int64_t length, uintptr_t left, int64_t rank, uintptr_t low) {
+  const sterna::ReadRows read = sterna::rows_at(x, length);
+  return low == 0 ? read : sterna::lowered(read, length, at<const float>(low), rank, at<float>(left));
+}
+
 void forward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group,
              uintptr_t x, int64_t rows, uintptr_t y, uintptr_t left, uintptr_t right, int64_t rank,
-             bool to_bfloat16, bool is_bfloat16) {
+             bool to_bfloat16, bool is_bfloat16, uintptr_t low) {
   if (rows == 0) return;
   sterna::forward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group),
-                  rows_at(x, is_bfloat16), rows, thin(left, right, rank), {at<void>(y), to_bfloat16});
+                  reading(rows_at(x, is_bfloat16), k, left, rank, low), rows, thin(left, right, rank),
+                  {at<void>(y), to_bfloat16});
 }
 
 void backward(uintptr_t packed, int64_t n, int64_t k, float scale, uintptr_t scales, int64_t group,
               uintptr_t g, int64_t rows, int limbs, uintptr_t dx, uintptr_t left, uintptr_t right, int64_t rank,
-              bool to_bfloat16, bool is_bfloat16) {
+              bool to_bfloat16, bool is_bfloat16, uintptr_t low) {
   if (rows == 0) return;
   if (limbs != 1 && limbs != 2)
     throw std::invalid_argument("limbs=" + std::to_string(limbs) + ": 1 and 2 exist");
-  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group), rows_at(g, is_bfloat16), rows,
-                   limbs, thin(left, right, rank), {at<void>(dx), to_bfloat16});
+  sterna::backward(sterna::variant_in_use(), weights(packed, n, k, scale, scales, group),
+                   reading(rows_at(g, is_bfloat16), n, left, rank, low), rows, limbs, thin(left, right, rank),
+                   {at<void>(dx), to_bfloat16});
+}
+
+void outer(uintptr_t g, bool is_bfloat16, int64_t rows, int64_t columns, uintptr_t left, int64_t rank, float scale,
+           uintptr_t to) {
+  sterna::outer(rows_at(g, is_bfloat16), rows, columns, at<const float>(left), rank, scale, at<float>(to));
 }
 
 void unpack(uintptr_t packed, int64_t n, int64_t k, int64_t first, int64_t rows, uintptr_t codes) {
@@ -111,7 +125,7 @@ void gated_backward(std::string_view act, uintptr_t g, uintptr_t gate, uintptr_t
   if (rows == 0) return;
   sterna::gated_backward(activation(act), at<const float>(g), rows_at(gate, are_bfloat16),
                          rows_at(up, are_bfloat16), optional(w), optional(inverse), rows, length,
-                         at<float>(dgate), at<float>(dup));
+                         at<void>(dgate), at<void>(dup));
 }
 
 void rotate(uintptr_t x, bool is_bfloat16, uintptr_t cos, uintptr_t sin, float sign, int64_t tokens,
@@ -320,10 +334,12 @@ NB_MODULE(_native, m) {
   m.doc() = "Ternary products in C++; private to sterna_kernels.";
   m.def("forward", &forward, "packed"_a, "n"_a, "k"_a, "scale"_a, "scales"_a, "group"_a, "x"_a,
         "rows"_a, "y"_a, "left"_a = 0, "right"_a = 0, "rank"_a = 0, "to_bfloat16"_a = false, "is_bfloat16"_a = false,
-        nb::call_guard<nb::gil_scoped_release>());
+        "low"_a = 0, nb::call_guard<nb::gil_scoped_release>());
   m.def("backward", &backward, "packed"_a, "n"_a, "k"_a, "scale"_a, "scales"_a, "group"_a, "g"_a,
         "rows"_a, "limbs"_a, "dx"_a, "left"_a = 0, "right"_a = 0, "rank"_a = 0, "to_bfloat16"_a = false,
-        "is_bfloat16"_a = false, nb::call_guard<nb::gil_scoped_release>());
+        "is_bfloat16"_a = false, "low"_a = 0, nb::call_guard<nb::gil_scoped_release>());
+  m.def("outer", &outer, "g"_a, "is_bfloat16"_a, "rows"_a, "columns"_a, "left"_a, "rank"_a, "scale"_a, "to"_a,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("unpack", &unpack, "packed"_a, "n"_a, "k"_a, "first"_a, "rows"_a, "codes"_a,
         nb::call_guard<nb::gil_scoped_release>());
   m.def("rms_norm", &rms_norm, "x"_a, "is_bfloat16"_a, "w"_a, "eps"_a, "rows"_a, "length"_a, "y"_a, "inverse"_a,

@@ -24,16 +24,7 @@ class Fan {
   Fan(const Variant& v, const Layer& layer, const LowRank* adapter, std::initializer_list<Layer::Linear> linears,
       int64_t rows, const ReadRows& read)
       : layer_(layer), adapter_(adapter), first_(*linears.begin()), rows_(rows), left_(room(linears)),
-        input_(v, rows, length(), [&](int64_t m, int64_t count, float* room_for_them) {
-          Rows x = read(m, count, room_for_them);
-          for (const Layer::Linear which : linears) {
-            const LowRank& low = adapter_[which];
-            if (low.rank == 0) continue;
-            x = widened(x, count * length(), room_for_them);
-            lower(x.floats(), count, length(), low.a, low.rank, left(which) + m * low.rank);
-          }
-          return x;
-        }) {}
+        input_(v, rows, length(), lowered_for(linears, read)) {}
 
   const Input& input() const { return input_; }
 
@@ -60,6 +51,14 @@ class Fan {
 
  private:
   int64_t length() const { return layer_.linears[first_].front().k; }
+
+  ReadRows lowered_for(std::initializer_list<Layer::Linear> linears, ReadRows read) const {
+    for (const Layer::Linear which : linears) {
+      const LowRank& low = adapter_[which];
+      if (low.rank > 0) read = lowered(read, length(), low.a, low.rank, left(which));
+    }
+    return read;
+  }
 
   float* room(std::initializer_list<Layer::Linear> linears) const {
     int64_t ranks = 0;

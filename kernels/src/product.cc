@@ -251,9 +251,9 @@ void forward(const Weights& w, const Input& x, const Thin& thin, Result y) {
   }
 }
 
-void forward(const Variant& v, const Weights& w, Rows x, int64_t rows, const Thin& thin, Result y) {
+void forward(const Variant& v, const Weights& w, const ReadRows& x, int64_t rows, const Thin& thin, Result y) {
   if (rows == 0) return;
-  forward(w, Input(v, rows, w.k, [=](int64_t m, int64_t, float*) { return x.from(m * w.k); }), thin, y);
+  forward(w, Input(v, rows, w.k, x), thin, y);
 }
 
 void forward_gated(const Weights& gate, const Weights& up, Activation act, const Input& x, const Thin& gate_thin,
@@ -289,11 +289,12 @@ void forward_turned(const Weights& w, const Input& x, const Thin& thin, const An
   });
 }
 
-void backward(const Variant& v, const Weights& w, Rows g, int64_t rows, int limbs, const Thin& thin, Result dx) {
+void backward(const Variant& v, const Weights& w, const ReadRows& g, int64_t rows, int limbs, const Thin& thin,
+              Result dx) {
   if (rows == 0) return;
   const auto multiply = [&](const Weights& part, const float* scales, const Target& to) {
     const auto a = quantise(v, v.tile_rows, rows, w.n, gradient_rows(limbs), [=](int64_t m, int64_t count, float* room) {
-      const Rows from = g.from(m * w.n);
+      const Rows from = g(m, count, room);
       if (scales == nullptr) return from;
       const float* floats = widened(from, count * w.n, room).floats();
       for (int64_t at = 0; at < count * w.n; at += w.n)

@@ -40,11 +40,11 @@ bool turns(const Weights&, const Input& x, int64_t size);
 void forward_turned(const Weights&, const Input& x, const Thin& thin, const Angles&, int64_t size, Result y);
 
 // y of rows x [rows, k] that no other product takes.
-void forward(const Variant&, const Weights&, Rows x, int64_t rows, const Thin& thin, Result y);
+void forward(const Variant&, const Weights&, const ReadRows& x, int64_t rows, const Thin& thin, Result y);
 
 // dx [rows, k] = g [rows, n] W, rows of g, times the scales of rows of W, quantised to `limbs` (1 or 2) int8
 // limbs; for each group of columns of W anew. `thin` is added last.
-void backward(const Variant&, const Weights&, Rows g, int64_t rows, int limbs, const Thin& thin, Result dx);
+void backward(const Variant&, const Weights&, const ReadRows& g, int64_t rows, int limbs, const Thin& thin, Result dx);
 
 // The weights -1, 0, +1 of the rows from `first`, [rows, k].
 void unpack(const Weights&, int64_t first, int64_t rows, int8_t* codes);

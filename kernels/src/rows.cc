@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "bfloat16.h"
@@ -111,7 +112,7 @@ STERNA_CLONES void gate_rows(const float* gate, const float* up, int64_t stride,
 // `product` is room for a row.
 template <class Act, class T>
 STERNA_CLONES void gated_backward_row(const float* g, const T* gate, const T* up, const float* w, float inverse,
-                                      int64_t length, float* product, float* dgate, float* dup) {
+                                      int64_t length, float* product, T* dgate, T* dup) {
   const float* dy = g;
   if (w != nullptr) {
     for (int64_t i = 0; i < length; ++i) product[i] = Act::value(load(gate + i)) * load(up + i);
@@ -120,8 +121,8 @@ STERNA_CLONES void gated_backward_row(const float* g, const T* gate, const T* up
   }
   for (int64_t i = 0; i < length; ++i) {
     const float x = load(gate + i);
-    dup[i] = dy[i] * Act::value(x);
-    dgate[i] = dy[i] * load(up + i) * Act::slope(x);
+    store(dy[i] * Act::value(x), dup + i);
+    store(dy[i] * load(up + i) * Act::slope(x), dgate + i);
   }
 }
 
@@ -248,17 +249,19 @@ void gate_block(Activation act, const float* gate, const float* up, int64_t stri
 }
 
 void gated_backward(Activation act, const float* g, Rows gate, Rows up, const float* w, const float* inverse,
-                    int64_t rows, int64_t length, float* dgate, float* dup) {
+                    int64_t rows, int64_t length, void* dgate, void* dup) {
   typed(act, [&](auto kind) {
     typed(gate, [&](auto from) {
       const auto other = static_cast<decltype(from)>(up.data);
+      using Number = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
+      auto *to_gate = static_cast<Number*>(dgate), *to_up = static_cast<Number*>(dup);
       for_each_row(rows, length, [&](int64_t row) {
         const int64_t start = row * length;
         thread_local std::vector<float> product;
         product.resize(std::max<size_t>(product.size(), length));
         gated_backward_row<decltype(kind)>(g + start, from + start, other + start, w,
                                            w == nullptr ? 0.0f : inverse[row], length, product.data(),
-                                           dgate + start, dup + start);
+                                           to_gate + start, to_up + start);
       });
     });
   });

@@ -52,9 +52,9 @@ void gated(Activation act, Rows gate, Rows up, const float* w, float eps, int64_
 void gate_block(Activation act, const float* gate, const float* up, int64_t stride, int64_t rows, int64_t columns,
                 void* y, bool to_bfloat16, int64_t y_stride);
 
-// The gradients of both inputs; `inverse` as gated() gave it, null without a norm.
+// The gradients of both inputs, in what they are in; `inverse` as gated() gave it, null without a norm.
 void gated_backward(Activation act, const float* g, Rows gate, Rows up, const float* w, const float* inverse,
-                    int64_t rows, int64_t length, float* dgate, float* dup);
+                    int64_t rows, int64_t length, void* dgate, void* dup);
 
 // Half-rotation of x [tokens][heads][size] by the angles of its positions; `sign` -1 turns back. Reads and writes
 // float32 or bfloat16.

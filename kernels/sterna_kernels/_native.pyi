@@ -17,6 +17,7 @@ def forward(
     rank: int = 0,
     to_bfloat16: bool = False,
     is_bfloat16: bool = False,
+    low: int = 0,
 ) -> None: ...
 def backward(
     packed: int,
@@ -34,6 +35,10 @@ def backward(
     rank: int = 0,
     to_bfloat16: bool = False,
     is_bfloat16: bool = False,
+    low: int = 0,
+) -> None: ...
+def outer(
+    g: int, is_bfloat16: bool, rows: int, columns: int, left: int, rank: int, scale: float, to: int
 ) -> None: ...
 def unpack(packed: int, n: int, k: int, first: int, rows: int, codes: int) -> None: ...
 def rms_norm(

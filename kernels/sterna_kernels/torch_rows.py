@@ -206,7 +206,7 @@ def _gated_backward_cpu(
     g: Tensor, gate: Tensor, up: Tensor, w: Tensor | None, inverse: Tensor, act: str
 ) -> tuple[Tensor, Tensor]:
     g, gate, up = g.contiguous(), gate.contiguous(), up.contiguous()
-    dgate, dup = torch.empty_like(g), torch.empty_like(g)
+    dgate, dup = _gated_backward_fake(g, gate, up, w, inverse, act)
     _native.gated_backward(
         act,
         g.data_ptr(),
@@ -226,7 +226,7 @@ def _gated_backward_cpu(
 def _gated_backward_fake(
     g: Tensor, gate: Tensor, up: Tensor, w: Tensor | None, inverse: Tensor, act: str
 ) -> tuple[Tensor, Tensor]:
-    return g.new_empty(g.shape), g.new_empty(g.shape)
+    return torch.empty_like(gate), torch.empty_like(up)
 
 
 def _rotate_cpu(x: Tensor, cos: Tensor, sin: Tensor, sign: float, to_bfloat16: bool) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sterna.errors import ConfigError
 from sterna_kernels.torch import TernaryLinear
@@ -40,8 +40,7 @@ class Given:
             y = linear.forward(x)
             return y.to(torch.bfloat16) if to_bfloat16 else y
         a, right = self._factors[name]
-        inner = nn.functional.linear(x, a)
-        return product(x, weights_of(linear), inner, right, to_bfloat16=to_bfloat16)
+        return product(x, weights_of(linear), a, right, to_bfloat16=to_bfloat16)[0]
 
     def low_ranks(self, layer: int) -> list[LowRank]:
         """The factors of each linear of a layer, as a layer takes them without gradients."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sterna_kernels.torch import TernaryLinear
 from sterna_kernels.torch_layer import LINEARS, NO_ADAPTER, LowRank
-from sterna_kernels.torch_thin import product, product_t, weights_of
+from sterna_kernels.torch_thin import outer, product, product_t, weights_of
 from sterna_protocol.merge.adapter import STATE_EXPONENT, Adapter
 from sterna_protocol.merge.scheme import Part, a_exponent, a_signs, delta_parts, delta_size, subspace_of
 from sterna_protocol.swarm.charter import AdapterScheme
@@ -98,10 +98,10 @@ class Lora:
             return corrected
         else:
             assert found.right is not None  # for mypy: nothing trains
-            inner = nn.functional.linear(x, found.a)
             if not (torch.is_grad_enabled() and x.requires_grad):
-                return product(x, weights_of(linear), inner, found.right, to_bfloat16=to_bfloat16)
-            y = linear.forward(x) + inner @ found.right
+                y, _ = product(x, weights_of(linear), found.a, found.right, to_bfloat16=to_bfloat16)
+                return y
+            y = linear.forward(x) + nn.functional.linear(x, found.a) @ found.right
         return y.to(torch.bfloat16) if to_bfloat16 else y
 
     def low_ranks(self, layer: int) -> list[LowRank] | None:
@@ -191,20 +191,18 @@ class _Corrected(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, trained_b, a, b, scale, to_bfloat16, backward, *weights):  # type: ignore[no-untyped-def]
-        inner = nn.functional.linear(x, a)
-        ctx.save_for_backward(inner[..., : trained_b.shape[1]].clone(), a, b)
+        right = scale * b.T.contiguous()
+        y, inner = product(x, weights, a, right, to_bfloat16=to_bfloat16)
+        ctx.save_for_backward(inner[..., : trained_b.shape[1]].clone(), a, right)
         ctx.scale, ctx.backward_as, ctx.weights = scale, backward, weights
-        return product(x, weights, inner, scale * b.T.contiguous(), to_bfloat16=to_bfloat16)
+        return y
 
     @staticmethod
     def backward(ctx, g):  # type: ignore[no-untyped-def]
-        inner, a, b = ctx.saved_tensors
-        g = g.float()
+        inner, a, right = ctx.saved_tensors
         dx = db = None
         if ctx.needs_input_grad[0]:
-            left = (g @ b).mul_(ctx.scale)
-            dx = product_t(g, ctx.weights, left, a, backward=ctx.backward_as)
+            dx, _ = product_t(g, ctx.weights, right, a, backward=ctx.backward_as)
         if ctx.needs_input_grad[1]:
-            rows = g.reshape(-1, g.shape[-1])
-            db = (inner.reshape(-1, inner.shape[-1]).T @ rows).T.mul(ctx.scale)
+            db = outer(g, inner, ctx.scale)
         return dx, db, *(None,) * (len(ctx.needs_input_grad) - 2)

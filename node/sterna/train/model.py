@@ -130,6 +130,11 @@ class _Pass:
     attention: torch.dtype
     keep: Keep
 
+    @property
+    def rounded(self) -> bool:
+        """What is kept is in bfloat16, so gate and up are made so."""
+        return self.keep is not as_it_is
+
 
 class Decoder:
     """The frozen base, ready to run. Its matrices stay in the mapped file; norms and angles are copied."""
@@ -296,7 +301,8 @@ class Decoder:
         h, x = rms_norm_beside(h, layer.norms["ffn_norm"], eps, keep=keep)
         sub_norm = layer.norms.get("ffn_sub_norm")
         if a.gated:
-            x = gated(a.activation, linear("gate", x), linear("up", x), sub_norm, eps, keep=keep)
+            gate, up = (linear(name, x, to_bfloat16=pass_.rounded) for name in ("gate", "up"))
+            x = gated(a.activation, gate, up, sub_norm, eps, keep=keep)
         else:
             up = linear("up", x)
             x = F.relu(up).square() if a.activation == "relu2" else F.silu(up)
@@ -304,9 +310,10 @@ class Decoder:
         return linear("down", x).add_(h)
 
     def _shelved(self, tokens: int) -> int:
-        """Elements that one layer keeps of ``tokens`` tokens, beside those of its attention."""
+        """Elements that one layer rounds to keep them, of ``tokens`` tokens: what goes into its norms."""
         a = self.architecture
-        return tokens * (2 * a.hidden_size + a.heads * a.head_size + 2 * a.ffn_size)
+        gates = 0 if a.gated else 2 * a.ffn_size
+        return tokens * (2 * a.hidden_size + a.heads * a.head_size + gates)
 
     def _keep(self, tokens: int, keeping: Keeping) -> Keep:
         if not keeping.rounded:

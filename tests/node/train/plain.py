@@ -22,6 +22,10 @@ def quantised(x: Tensor) -> Tensor:
     return x + (rounded - x).detach()
 
 
+def halved(x: Tensor) -> Tensor:
+    return x + (x.float().bfloat16().double() - x).detach()
+
+
 def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
 
@@ -49,7 +53,15 @@ def dense(plane: TernaryMatrix) -> Tensor:
     return weights
 
 
-def hidden(base: Base, tokens: np.ndarray, factors: Factors | None = None, scale: float = 0.0) -> Tensor:
+def hidden(
+    base: Base,
+    tokens: np.ndarray,
+    factors: Factors | None = None,
+    scale: float = 0.0,
+    *,
+    rounded: bool = False,
+) -> Tensor:
+    """``rounded``: gate and up are in bfloat16, as large bases have them."""
     a = base.architecture
     b, t = tokens.shape
 
@@ -82,7 +94,11 @@ def hidden(base: Base, tokens: np.ndarray, factors: Factors | None = None, scale
         x = norm(p + "ffn_norm", h)
         up = linear(p + "up", x)
         active = {"relu2": lambda z: F.relu(z) ** 2, "silu": F.silu}[a.activation]
-        x = active(linear(p + "gate", x)) * up if a.gated else active(up)
+        if a.gated:
+            gate = linear(p + "gate", x)
+            x = active(halved(gate)) * halved(up) if rounded else active(gate) * up
+        else:
+            x = active(up)
         if a.sub_norms:
             x = norm(p + "ffn_sub_norm", x)
         h = h + linear(p + "down", x)

@@ -14,11 +14,13 @@ straight-through gradients. Where the tolerances come from, all as shares of the
   row's largest, apart: off by at most half a step in the root of the mean square, and by nothing in the mean.
   Independent errors add up as squares, and three times their root is allowed: 3 * sqrt(layers * 7 * n) / 2 /
   127. Planes may round a row the same way; then their errors add up as they are: times the planes.
-* kept in bfloat16: each layer reads six kept values (two norms, two sub-norms, gate and up), each wrong by at
-  most 2^-8 of itself; a norm uses its input twice: layers * 12 * 2^-8.
-* flips: an activation on the boundary of two int8 codes may round one way in float32 and the other way in
-  float64. It then differs by a step, up to 1/127 of its row, and others behind it may follow. The hidden
-  states show it: where they agree to float32's rounding, nothing flipped; else two whole steps are allowed.
+* kept in bfloat16: each layer reads four kept values (two norms, two sub-norms), and gets the gradients of
+  gate and up, each wrong by at most 2^-8 of itself; a norm uses its input twice: layers * 12 * 2^-8. Gate and
+  up themselves are rounded in the plain model too.
+* flips: an activation on the boundary of two int8 codes, or of two numbers in bfloat16, may round one way in
+  float32 and the other way in float64. It then differs by a step, up to 1/127 of its row, and others behind
+  it may follow. The hidden states show it: where they agree to float32's rounding, nothing flipped; else two
+  whole steps are allowed.
 """
 
 import numpy as np
@@ -71,7 +73,7 @@ def of_both(base, *, rank, scheme, sequences, length, backward, keeping):
     loss.backward()
 
     factors = plain.factors(charter, state)
-    plain_hidden = plain.hidden(base, inputs, factors, float(charter.scale))
+    plain_hidden = plain.hidden(base, inputs, factors, float(charter.scale), rounded=keeping.rounded)
     logits = plain_hidden @ plain.head_rows(base).T
     expected = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="sum"
