@@ -183,21 +183,19 @@ def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(ncols=2, figsize=(9, 3.6))
-    exact = {row["seed"]: row for row in rows if row["mode"] == "fp32"}
-    steps = np.arange(1, len(next(iter(exact.values()))["checks"]) + 1) * CHECK_STEPS
+    exact = {row["seed"]: np.array(row["checks"]) for row in rows if row["mode"] == "fp32"}
+    steps = np.arange(1, len(next(iter(exact.values()))) + 1) * CHECK_STEPS
+    pairs = [np.abs(exact[first] - exact[second]) for first, second in combinations(sorted(exact), 2)]
+    right.plot(steps, np.mean(pairs, axis=0), color="0.5", linestyle="--", label="fp32, two seeds")
     for number, mode in enumerate(dict.fromkeys(row["mode"] for row in rows)):
-        for row in (row for row in rows if row["mode"] == mode):
-            colour, label = f"C{number}", mode if row["seed"] == 0 else None
-            left.plot(steps, row["checks"], color=colour, linewidth=1, label=label)
-            if mode != "fp32":
-                apart = np.array(row["checks"]) - np.array(exact[row["seed"]]["checks"])
-                right.plot(steps, apart, color=colour, linewidth=1, label=label)
-    for first, second in combinations(sorted(exact), 2):
-        apart = np.array(exact[first]["checks"]) - np.array(exact[second]["checks"])
-        label = "fp32, two seeds" if (first, second) == (0, 1) else None
-        right.plot(steps, apart, color="0.7", linestyle="--", linewidth=1, label=label)
-    left.set(xlabel="step", ylabel="held-out loss, nats per token")
-    right.set(xlabel="step", ylabel="difference to fp32 of the same seed")
+        checks = {row["seed"]: np.array(row["checks"]) for row in rows if row["mode"] == mode}
+        label = f"{mode} ({len(checks)} seeds)"
+        left.plot(steps, np.mean([*checks.values()], axis=0), color=f"C{number}", linewidth=1, label=label)
+        if mode != "fp32":
+            apart = [np.abs(losses - exact[seed]) for seed, losses in checks.items()]
+            right.plot(steps, np.mean(apart, axis=0), color=f"C{number}", linewidth=1, label=mode)
+    left.set(xlabel="step", ylabel="held-out loss, mean over seeds")
+    right.set(xlabel="step", ylabel="distance to fp32 of the same seed, mean", ylim=(0, None))
     for axes in (left, right):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
