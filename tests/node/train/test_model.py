@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+import sterna_kernels
 from sterna.train.lora import Lora
-from sterna.train.loss import Head
-from sterna.train.model import Decoder, KeyValueCache, _Pass
+from sterna.train.loss import Head, cross_entropy
+from sterna.train.model import BFLOAT16_TOKENS, Decoder, Keeping, KeyValueCache, _Pass
+from sterna_kernels.torch_attention import attends as of_the_kernels
 from sterna_kernels.torch_rows import as_it_is, in_bfloat16
 from sterna_protocol.merge.scheme import delta_size
 from tests.node.train import plain
@@ -145,6 +147,39 @@ def test_logits_equal_those_of_transformers_bitnet(tmp_path, monkeypatch, theta)
         expected = theirs(torch.from_numpy(tokens)).logits
         got = Head(base.head).logits(Decoder(base, backward="fp32").hidden(tokens).flatten(0, 1))
     assert (got.view_as(expected) - expected).abs().max() <= 2 * bound(base, expected)
+
+
+def test_a_model_learns_the_same_with_an_attention_of_the_kernels(tmp_path, monkeypatch):
+    """Both run in bfloat16: what goes in, weights, results and all their gradients are rounded in both."""
+    base = tiny_base(tmp_path, head_size=32, layers=2, max_context=128)
+    scheme = scheme_for(base.architecture)
+    state = np.random.default_rng(0).normal(size=(3, delta_size(scheme))).astype(np.float32) * 0.05
+    tokens, taken = tokens_for(base, sequences=2, length=BFLOAT16_TOKENS + 9), []
+
+    def gradient(attends_too: bool) -> torch.Tensor:
+        def attends(*qkv: torch.Tensor) -> bool:
+            taken.append(attends_too and of_the_kernels(*qkv))
+            return taken[-1]
+
+        monkeypatch.setattr("sterna.train.model.attends", attends)
+        lora = Lora(scheme, state, trained=0)
+        decoder = Decoder(base, backward="int8x2")
+        decoder._rounds_attention = True
+        hidden = decoder.hidden(tokens, lora=lora, keeping=Keeping(rounded=True, recomputed=1))
+        cross_entropy(hidden, tokens, Head(base.head)).backward()
+        return lora.gradient.double()
+
+    before = sterna_kernels.variant()
+    try:
+        sterna_kernels.use_variant("amx-emulated")
+    except ValueError:
+        pytest.skip("the emulated tiles need AVX-512")
+    try:
+        ours, theirs = gradient(True), gradient(False)
+    finally:
+        sterna_kernels.use_variant(before)
+    assert any(taken)
+    assert (ours - theirs).norm() <= base.architecture.layers * 16 * 2**-8 * theirs.norm()
 
 
 @pytest.mark.slow
