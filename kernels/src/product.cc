@@ -108,7 +108,7 @@ void multiply_panels(const Variant& v, const Weights& w, bool is_forward, const 
   const auto multiply_panel = [&](int64_t m0, int64_t c0, const Bfloat16* beside) {
     const int64_t m = std::min(chunk, rows - m0), c = std::min(width, columns - c0);
     const Target here = to.from(m0, c0);
-    if (to.out.is_added) expect(here, m, c);
+    if (to.out.is_added || (to.out.is_bfloat16 && !is_plain)) expect(here, m, c);
     if (is_plain && c == width) {
       multiply(m0, c0, here.floats(), here.halves(), to.columns, streams, beside);
     } else {
