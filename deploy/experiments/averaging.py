@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from averaging_learning import BASE, TOKENS, Run, judge, learn
+from averaging_directions import Directions, input_directions
+from averaging_learning import BASE, TOKENS, Run, decoder, judge, learn
 from averaging_shown import draw, print_table
 from averaging_trials import TRIALS, Trial
 from schemes import SAMPLES
@@ -117,7 +118,8 @@ def run_all(options: argparse.Namespace) -> None:
             rate = best_rate(tuned, trial.tuned_as or name)
 
             def measure(trial: Trial = trial, rate: float = rate, seed: int = seed) -> dict[str, Any]:
-                losses, sent = learn(trial, rate, run, clients, texts, seed=seed)
+                frozen_a = _directions().a if trial.along_inputs else None
+                losses, sent = learn(trial, rate, run, clients, texts, seed=seed, frozen_a=frozen_a)
                 return {
                     "before": judge(None, texts) if trying else _before(),
                     "after": losses,
@@ -147,6 +149,11 @@ def _tuning() -> list[list[Corpus]]:
 
 def _reported() -> list[list[Corpus]]:
     return [parts[: PARTS - 1] for parts in _parts()]
+
+
+@cache
+def _directions() -> Directions:
+    return input_directions(decoder(), _tuning())
 
 
 @cache

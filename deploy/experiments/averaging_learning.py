@@ -17,7 +17,7 @@ from schemes import Setting, charter_for
 
 from sterna.train.base import builtin_bases, open_base
 from sterna.train.evaluate import held_out_loss
-from sterna.train.lora import Lora, float_state, lora_of_round
+from sterna.train.lora import FrozenA, Lora, float_state, lora_of_round
 from sterna.train.loss import Head
 from sterna.train.model import Decoder
 from sterna.train.step import train_round
@@ -56,6 +56,7 @@ def learn(
     texts: Sequence[Sequence[Corpus]],
     *,
     seed: int,
+    frozen_a: FrozenA | None = None,
 ) -> tuple[list[float], int]:
     """The held-out losses after the rounds to look at, and the bytes that a client sends in a round."""
     charter = charter_of(trial, run, seed, rate=rate)
@@ -69,9 +70,9 @@ def learn(
         row = subspace_of(charter.adapter, round_)
         sent = []
         for number, (data, residual) in enumerate(zip(clients, residuals, strict=True)):
-            lora = lora_of_round(charter.adapter, state, round_)
+            lora = lora_of_round(charter.adapter, state, round_, frozen_a=frozen_a)
             train_round(
-                _decoder(), _head(), lora, data, charter.recipe, seed=1000 * seed + number, round_=round_
+                decoder(), _head(), lora, data, charter.recipe, seed=1000 * seed + number, round_=round_
             )
             delta = lora.values.numpy() - state[row]
             sent.append(_through_codec(trial, delta, residual[row]))
@@ -82,7 +83,7 @@ def learn(
             velocity[row] = trial.momentum * velocity[row] + mean
             state[row] += trial.outer_rate * (trial.momentum * velocity[row] + mean)
         if round_ + 1 in run.looks:
-            lora = Lora(charter.adapter, state, trained=None)
+            lora = Lora(charter.adapter, state, trained=None, frozen_a=frozen_a)
             losses.append(judge(lora, texts, on_the_way=round_ + 1 < run.rounds))
     return losses, sent_bytes(trial, charter)
 
@@ -106,7 +107,7 @@ def _learn_central(
     recipe = charter.recipe.model_copy(update={"steps": run.steps * run.rounds})
     corpora = [corpus for data in clients for corpus in data]
     train_round(
-        _decoder(),
+        decoder(),
         _head(),
         lora,
         corpora,
@@ -210,12 +211,12 @@ def _start(trial: Trial, run: Run, seed: int) -> Values:
 def judge(lora: Lora | None, texts: Sequence[Sequence[Corpus]], *, on_the_way: bool = False) -> float:
     corpora = [corpus for parts in texts for corpus in parts]
     limit = LOOK_TOKENS if on_the_way else HELD_OUT_TOKENS
-    judged = held_out_loss(_decoder(), _head(), lora, corpora, length=TOKENS, limit_tokens=limit)
+    judged = held_out_loss(decoder(), _head(), lora, corpora, length=TOKENS, limit_tokens=limit)
     return round(judged.loss, 5)
 
 
 @cache
-def _decoder() -> Decoder:
+def decoder() -> Decoder:
     return Decoder(open_base(BASE), backward="int8x2")
 
 

@@ -18,6 +18,7 @@ class Trial:
         overshoot: what is sent stands for this times what there is to send; feedback takes the rest back.
         momentum: of the outer step, Nesterov's; 0 adds the mean as it is.
         outer_rate: multiplies the outer step.
+        along_inputs: A follows what goes into each linear (averaging_directions.py) in place of the seed.
         tuned_as: the trial whose learning rate this one takes; "" or itself for one of its own.
     """
 
@@ -30,6 +31,7 @@ class Trial:
     overshoot: float = 1.0
     momentum: float = 0.0
     outer_rate: float = 1.0
+    along_inputs: bool = False
     tuned_as: str = ""
 
 
@@ -41,9 +43,11 @@ def _cycle(
     unbiased: bool = False,
     overshoot: float = 1.0,
     outer_rate: float = 1.0,
+    along_inputs: bool = False,
 ) -> Trial:
     return Trial(
         scheme="cycle",
+        along_inputs=along_inputs,
         subspaces=subspaces,
         codec=codec,
         feedback=feedback,
@@ -86,6 +90,8 @@ TRIALS = {
     "cycle K=4 ternary feedback": _cycle(4, "ternary", feedback=True),
     "cycle K=4 ternary unbiased": _cycle(4, "ternary", unbiased=True),
     "cycle K=4 ternary unbiased outer 1.5": _cycle(4, "ternary", unbiased=True, outer_rate=1.5),
+    "cycle K=4 along inputs": _cycle(4, "fp32", along_inputs=True),
+    "cycle K=4 ternary along inputs": _cycle(4, "ternary", along_inputs=True),
     "cycle K=4 outer 1.5": _cycle(4, "fp32", outer_rate=1.5),
     "cycle K=4 top2": _cycle(4, "top2"),
     "cycle K=4 top2 feedback": _cycle(4, "top2", feedback=True),

@@ -6,7 +6,7 @@ one subspace's state (sterna_protocol.merge.scheme lays them out).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from sterna_kernels.torch_thin import outer, product, product_t, weights_of
 from sterna_protocol.merge.adapter import STATE_EXPONENT, Adapter
 from sterna_protocol.merge.scheme import Part, a_exponent, a_signs, delta_parts, delta_size, subspace_of
 from sterna_protocol.swarm.charter import AdapterScheme
+
+FrozenA = Callable[[AdapterScheme, int, str], NDArray[np.float32]]
+"""The frozen A [r, i] of a subspace of a linear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +51,25 @@ class Lora:
         gradient: float32 [n], filled by ``backward``; None where nothing trains.
     """
 
-    def __init__(self, scheme: AdapterScheme, state: NDArray[np.float32], *, trained: int | None) -> None:
+    def __init__(
+        self,
+        scheme: AdapterScheme,
+        state: NDArray[np.float32],
+        *,
+        trained: int | None,
+        frozen_a: FrozenA | None = None,
+    ) -> None:
         """
         Args:
             state: float32 [subspaces, n].
             trained: the subspace to train; None for an adapter that is only used.
+            frozen_a: gives what ``drawn_a`` gives, where an experiment wants another.
         """
         expected = (scheme.subspaces, delta_size(scheme))
         if state.shape != expected:
             raise ValueError(f"state of shape {state.shape}, the scheme has {expected}")
         self._scale = float(scheme.scale)
+        self._frozen_a = frozen_a or drawn_a
         self.gradient: Tensor | None = None
         self.values = torch.zeros(0)
         used = [row for row in range(scheme.subspaces) if row != trained and state[row].any()]
@@ -129,7 +141,7 @@ class Lora:
         if "a" in parts:
             a_parts = [_matrix(state[row], parts["a"]) for row in used]
         else:
-            a_parts = [drawn_a(scheme, row, name) for row in used]
+            a_parts = [self._frozen_a(scheme, row, name) for row in used]
         trained_a = self._parameter(parts["a"]) if trains and "a" in parts else None
         trained_b = self._parameter(parts["b"]) if trains else None
         alone = len(used) == 1
@@ -173,9 +185,11 @@ def drawn_a(scheme: AdapterScheme, subspace: int, name: str) -> NDArray[np.float
     return np.ldexp(signs.astype(np.float32), a_exponent(signs.shape[1])).astype(np.float32)
 
 
-def lora_of_round(scheme: AdapterScheme, state: NDArray[np.float32], round_: int) -> Lora:
+def lora_of_round(
+    scheme: AdapterScheme, state: NDArray[np.float32], round_: int, *, frozen_a: FrozenA | None = None
+) -> Lora:
     """The adapter as round ``round_`` trains it."""
-    return Lora(scheme, state, trained=subspace_of(scheme, round_))
+    return Lora(scheme, state, trained=subspace_of(scheme, round_), frozen_a=frozen_a)
 
 
 def _matrix(row: NDArray[np.float32], part: Part) -> NDArray[np.float32]:
