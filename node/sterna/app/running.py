@@ -101,9 +101,10 @@ class RunningNode:
                 group.create_task(self._remember_peers())
                 group.create_task(self._bring_acts())
                 group.create_task(self._status.keep_written())
-        except* Exception as group_error:
-            # One failure has ended all tasks; the caller wants that one, not a group of one.
-            raise _first(group_error) from group_error
+        except ExceptionGroup as group:
+            # One failure has ended all tasks; the caller wants that one, not a group of one. With `except*`
+            # early releases of Python 3.11 would put it into a new group.
+            raise _first(group) from group
 
     async def _take_events(self) -> None:
         async for event in self._net.events():
