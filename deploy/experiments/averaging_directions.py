@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from averaging_learning import TOKENS
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from sterna.train.tokens import Corpus
 from sterna_kernels.torch import TernaryLinear
 from sterna_protocol.swarm.charter import AdapterScheme
 
-TOKENS = 128
 TOKENS_OF_A_PART = 4096
 
 

@@ -55,9 +55,9 @@ void attend_backward(const AttentionKernels& attention, const AttentionGradient&
       const int64_t head = (item - key_steps) / query_steps, first = (item - key_steps) % query_steps * kQueryRows;
       const int64_t place = (kv_head * heads + head) * s.size, stride = s.heads * s.size;
       attention.pack({s.q + place, stride, s.queries, s.size, first, tiles.queries(kQueriesAcross, head),
-            tiles.queries(kQueriesAlong, head)});
+                      tiles.queries(kQueriesAlong, head)});
       attention.pack({of.g + place, stride, s.queries, s.size, first, tiles.queries(kSlopesAcross, head),
-            tiles.queries(kSlopesAlong, head)});
+                      tiles.queries(kSlopesAlong, head)});
     });
     for_each_item(heads * query_steps, 3 * work, [&](int64_t item) {
       const int64_t head = item / query_steps;

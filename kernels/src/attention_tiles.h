@@ -12,6 +12,7 @@
 #endif
 
 #include "amx_tiles.h"
+#include "avx512.h"
 #include "bfloat16.h"
 #include "layout.h"
 
@@ -170,10 +171,7 @@ inline float keep_seen(float* scores, int64_t count) {
 #ifdef __AVX512BF16__
   return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
 #else
-  const __m512i bits = _mm512_castps_si512(x);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(sum, 16));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounding(_mm512_castps_si512(x)), 16));
 #endif
 }
 
